@@ -1,0 +1,45 @@
+"""The Trio client of the daemon: `connect`, runs, tools, watches.
+
+    async with connect(agent_id="me") as car:
+        async with car.run("tidy the notes") as run:
+            await run.submit([{"type": "state_write", "parameters": {"key": "k", "value": 1}}])
+
+Built on trio-websocket, an implementation of WebSocket that shares no code with the daemon's.
+"""
+
+from __future__ import annotations
+
+from car_trio.client.car import Car, connect
+from car_trio.client.errors import (
+    CallRefused,
+    CarError,
+    DaemonUnreachable,
+    Disconnected,
+    TerminalToolError,
+    TurnsDropped,
+    WatchReplaced,
+)
+from car_trio.client.results import Cost, Recorded, Row, Submitted
+from car_trio.client.running import Run
+from car_trio.client.watching import Retracted, Watch, WatchEvent, decode_record
+
+__all__ = [
+    "CallRefused",
+    "Car",
+    "CarError",
+    "Cost",
+    "DaemonUnreachable",
+    "Disconnected",
+    "Recorded",
+    "Retracted",
+    "Row",
+    "Run",
+    "Submitted",
+    "TerminalToolError",
+    "TurnsDropped",
+    "Watch",
+    "WatchEvent",
+    "WatchReplaced",
+    "connect",
+    "decode_record",
+]

@@ -1,0 +1,110 @@
+"""From an address to an open WebSocket, and from trio-websocket's exceptions to ours.
+
+trio-websocket runs a reader task in the nursery it is given. A handshake that the daemon rejects, and some
+protocol errors later on, come out of that task, so they arrive in an exception group around the block that
+uses the socket. This module is the one place that takes such groups apart: before the handshake is done they
+mean `DaemonUnreachable`, afterwards only that the socket has ended, which the link sees anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+from wsproto.utilities import ProtocolError
+
+from car_trio.client.aside import SetAside
+from car_trio.client.errors import DaemonUnreachable
+from car_trio.client.finding import Endpoint, Unix
+
+CONNECT_SECONDS = 5.0
+"""For the dial and the handshake together. A peer that accepts and then says nothing is not a daemon."""
+
+MAX_MESSAGE_LENGTH = 64 * 1024 * 1024
+"""The daemon's replies reach 30 MB; twice that and some is a defect, not a reply."""
+
+RECEIVE_BYTES = 256 * 1024
+
+SOCKET_ENDED = (ConnectionClosed, ProtocolError)
+"""What a socket that is ending raises, from trio-websocket and from the wsproto underneath it."""
+
+
+@asynccontextmanager
+async def open_websocket(endpoint: Endpoint) -> AsyncGenerator[WebSocketConnection]:
+    """A WebSocket to the daemon; the TCP connection is dropped when the block is left.
+
+    Raises `DaemonUnreachable` on the way in. Inside, errors of the socket end the block quietly.
+    """
+    stream = await dial(endpoint)
+    websocket: WebSocketConnection | None = None
+    crash: BaseException | None = None
+    block = SetAside()
+    try:
+        async with trio.open_nursery() as reading:
+            with block:
+                websocket = await _shake_hands(reading, stream, endpoint)
+                yield websocket
+            reading.cancel_scope.cancel()
+    except ExceptionGroup as group:  # from trio-websocket's reader: what the block raised was set aside
+        crash = only(group)
+    finally:
+        await trio.aclose_forcefully(stream)
+    error = block.error
+    if websocket is None and isinstance(crash or error, Exception):
+        raise unreachable(endpoint, crash or error)
+    # The crash cancels the block; that cancellation ends here, with the nursery it belongs to.
+    if error is not None and not (crash is not None and isinstance(error, trio.Cancelled)):
+        raise error
+
+
+async def _shake_hands(
+    reading: trio.Nursery, stream: trio.SocketStream, endpoint: Endpoint
+) -> WebSocketConnection:
+    with trio.fail_after(CONNECT_SECONDS):
+        return await wrap_client_stream(
+            reading,
+            stream,
+            endpoint.address.header,
+            endpoint.address.resource,
+            max_message_size=MAX_MESSAGE_LENGTH,
+            receive_buffer_size=RECEIVE_BYTES,
+        )
+
+
+async def dial(endpoint: Endpoint) -> trio.SocketStream:
+    try:
+        with trio.fail_after(CONNECT_SECONDS):
+            address = endpoint.address
+            if isinstance(address, Unix):
+                return await trio.open_unix_socket(address.path)
+            return await trio.open_tcp_stream(address.host, address.port)
+    except (OSError, trio.TooSlowError) as error:
+        raise unreachable(endpoint, error) from error
+
+
+def only(error: BaseException) -> BaseException:
+    """The one exception of a group of one, as nurseries make them, or the exception itself."""
+    exceptions: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return only(exceptions[0]) if len(exceptions) == 1 else error
+
+
+def unreachable(endpoint: Endpoint, error: BaseException | None) -> DaemonUnreachable:
+    match error:
+        case ConnectionRejected():
+            body = (error.body or b"").decode(errors="replace").strip()
+            why = f"it answers HTTP {error.status_code} {body}".rstrip()
+        case trio.TooSlowError():
+            why = f"nothing that speaks WebSocket within {CONNECT_SECONDS:g} s"
+        case OSError():
+            attempts: tuple[BaseException, ...] = getattr(error.__cause__, "exceptions", (error,))
+            why = "; ".join(str(each) for each in attempts)
+        case _:
+            why = f"it does not speak WebSocket ({type(error).__name__})"
+    return DaemonUnreachable(str(endpoint.address), endpoint.found_by, why)

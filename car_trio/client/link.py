@@ -1,0 +1,203 @@
+"""One socket's life: calls out, calls in, events. A link is never reused; the car replaces it by a new one.
+
+Two tasks own the socket. The writer is the only sender, because a cancelled send may leave half a frame on
+the wire; everybody else posts, which never waits. The reader waits for the socket and nothing else: a reply
+wakes its caller, a `tools.execute` starts a task, an event goes into its feed, all in one synchronous step,
+so a tool may call the daemon and a slow watcher holds nobody up. When the socket ends, in whatever way,
+`_settle` runs exactly once: every caller learns it (`Disconnected`), every feed wakes, running tools are
+cancelled, because nobody is left to hear them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import trio
+from msgspec import UNSET, Raw
+from trio_websocket import ConnectionClosed, WebSocketConnection
+
+from car_trio.client.dialling import SOCKET_ENDED, open_websocket
+from car_trio.client.errors import CallRefused, Disconnected
+from car_trio.client.feed import Feed
+from car_trio.client.finding import Endpoint
+from car_trio.client.tools import Toolbox
+from car_trio.wire import frames
+from car_trio.wire.errors import METHOD_NOT_FOUND, Refusal
+from car_trio.wire.runs import TraceEvent
+from car_trio.wire.tools import CancelTool, Tool
+
+NULL = Raw(b"null")
+
+
+class Waiter:
+    """A call that waits: woken by its reply, or by the end of the link, which leaves `reply` empty."""
+
+    def __init__(self) -> None:
+        self.woken = trio.Event()
+        self.reply: frames.Frame | None = None
+
+
+class Link:
+    """A connection to the daemon from the dial to the end. `gone` is set when it has ended, and stays set."""
+
+    def __init__(self, toolbox: Toolbox) -> None:
+        self.gone = trio.Event()
+        self.registered: dict[str, Tool] = {}
+        self._toolbox = toolbox
+        self._ids = itertools.count(1)
+        self._waiters: dict[int, Waiter] = {}
+        self._running: dict[bytes, trio.CancelScope] = {}
+        self._feeds: dict[str, Feed] = {}
+        self._outbound, self._to_send = trio.open_memory_channel[bytes](math.inf)
+        self._why = "the connection is closed"
+
+    async def live(
+        self, endpoint: Endpoint, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Owns the socket until either side ends it. Raises `DaemonUnreachable` before it has started."""
+        try:
+            async with open_websocket(endpoint) as websocket, trio.open_nursery() as pumps:
+                pumps.start_soon(self._write, websocket)
+                task_status.started()
+                async with trio.open_nursery() as tools:
+                    await self._read(websocket, tools)
+                    tools.cancel_scope.cancel()
+                pumps.cancel_scope.cancel()
+        finally:
+            self._settle()
+
+    def hang_up(self) -> None:
+        """Lets the writer send what is posted and then close; `gone` tells when that is over."""
+        self._outbound.close()
+
+    async def call(self, method: str, params: object = None) -> Raw:
+        """Sends a request and waits for its reply. Cancelled, it forgets the id, and a late reply is dropped.
+
+        Raises `CallRefused` for an error reply and `Disconnected` when the socket has gone or goes.
+        """
+        if self.gone.is_set():
+            raise Disconnected(f"{method} was not sent: {self._why}")
+        request_id = next(self._ids)
+        waiter = self._waiters[request_id] = Waiter()
+        self.post(request_frame(request_id, method, params))
+        try:
+            await waiter.woken.wait()
+        finally:
+            del self._waiters[request_id]
+        if waiter.reply is None:
+            raise Disconnected(f"{method} was sent, and no reply came: {self._why}")
+        return _result(waiter.reply)
+
+    def post(self, frame: bytes) -> None:
+        """Hands a frame to the writer. On a link that has ended this does nothing: there is nobody to
+        tell."""
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            self._outbound.send_nowait(frame)
+
+    def attach(self, run_id: str) -> Feed:
+        """A new feed for the events of a run; the feed that had them before gets no more and is told so."""
+        replaced = self._feeds.get(run_id)
+        feed = self._feeds[run_id] = Feed(run_id)
+        if replaced is not None:
+            replaced.replace()
+        return feed
+
+    def detach(self, feed: Feed) -> None:
+        """Ends the subscription that fills `feed`, unless it has another feed by now."""
+        if self._feeds.get(feed.run_id) is feed:
+            del self._feeds[feed.run_id]
+            self.post(frames.notification("runs.unsubscribe", {"run_id": feed.run_id}))
+
+    async def _write(self, websocket: WebSocketConnection) -> None:
+        with suppress(*SOCKET_ENDED):
+            async for frame in self._to_send:
+                await websocket.send_message(frame.decode())
+            await websocket.aclose()
+
+    async def _read(self, websocket: WebSocketConnection, tools: trio.Nursery) -> None:
+        try:
+            while True:
+                message = await websocket.get_message()
+                self._take(frames.parse(message.encode() if isinstance(message, str) else message), tools)
+        except ConnectionClosed as closed:
+            reason = closed.reason
+            self._why = (
+                f"it was closed ({reason.code} {reason.reason or reason.name})" if reason else self._why
+            )
+        except (frames.Unreadable, msgspec.ValidationError) as error:
+            self._why = f"the daemon sent something that is not its protocol: {error}"
+
+    def _take(self, frame: frames.Frame, tools: trio.Nursery) -> None:
+        params = NULL if frame.params is UNSET else frame.params
+        if frame.method is UNSET:
+            self._reply(frame)
+        elif frame.method == "runs.trace.event":
+            self._offer(msgspec.json.decode(params, type=TraceEvent))
+        elif frame.method == "tools.cancel":
+            self._cancel(msgspec.json.decode(params, type=CancelTool))
+        elif frame.id is not UNSET:
+            self._serve(frame.method, bytes(frame.id), params, tools)
+
+    def _reply(self, frame: frames.Frame) -> None:
+        with suppress(ValueError):
+            waiter = self._waiters.get(int(bytes(frame.id if frame.id is not UNSET else NULL)))
+            if waiter is not None:
+                waiter.reply = frame
+                waiter.woken.set()
+
+    def _offer(self, event: TraceEvent) -> None:
+        feed = self._feeds.get(event.run_id)
+        if feed is not None:
+            feed.offer(event)
+
+    def _serve(self, method: str, request_id: bytes, params: Raw, tools: trio.Nursery) -> None:
+        if method != "tools.execute":
+            refusal = Refusal(f"this client does not answer {method!r}", METHOD_NOT_FOUND)
+            self.post(frames.error_frame(request_id, refusal))
+            return
+        # The scope exists before its task runs, so that a cancel which overtakes the start is not lost.
+        scope = self._running[request_id] = trio.CancelScope()
+        tools.start_soon(self._execute, scope, request_id, params)
+
+    async def _execute(self, scope: trio.CancelScope, request_id: bytes, params: Raw) -> None:
+        reply = b""
+        try:
+            with scope:
+                reply = await self._toolbox.answer(request_id, params)
+        finally:
+            self._running.pop(request_id, None)
+        if not scope.cancel_called:
+            self.post(reply)
+
+    def _cancel(self, notice: CancelTool) -> None:
+        scope = self._running.get(frames.encode(notice.request_id))
+        if scope is not None:
+            scope.cancel()
+
+    def _settle(self) -> None:
+        self.gone.set()
+        self._outbound.close()
+        self._to_send.close()
+        for waiter in self._waiters.values():
+            waiter.woken.set()
+        for feed in self._feeds.values():
+            feed.wake()
+
+
+def request_frame(request_id: int, method: str, params: object) -> bytes:
+    """A request; `params` that are `None` are left out."""
+    request: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
+    if params is not None:
+        request["params"] = params
+    return frames.encode(request)
+
+
+def _result(reply: frames.Frame) -> Raw:
+    if reply.error is not UNSET:
+        error = frames.read_error(reply.error)
+        raise CallRefused(error.code, error.message, error.data)
+    return NULL if reply.result is UNSET else reply.result

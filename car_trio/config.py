@@ -1,0 +1,309 @@
+"""Configuration: defaults < `config.toml` < environment < flags, frozen before anything starts (`wire.md` section 6).
+
+This module is the only reader of environment variables and of platformdirs, so where a value can come from is said
+on one screen. A key of `[runs]` that is broken falls back to its own default with a warning, because retention and
+durability must never hang on a typo; anywhere else a broken value is a `ConfigError`, because a daemon that silently
+listens elsewhere, or without authentication, is worse than one that does not start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import platformdirs
+from msgspec import Struct, field
+
+BUNDLE = "ai.parslee.car"
+"""The folder name in which the published clients look for tokens."""
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used: says which, what is wrong with it and what to do. Exit code 2."""
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: int = 9100
+    socket: str = "run/car.sock"
+    allow_remote: bool = False
+    allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
+    auth: bool = True
+    max_message_bytes: int = 16_777_216
+    max_connections: int = 4096
+    max_unauthenticated: int = 64
+    handshake_seconds: float = 5
+    auth_seconds: float = 5
+    write_stall_seconds: float = 30
+    ping_seconds: float = 30
+    max_in_flight: int = 256
+    drain_seconds: float = 3
+    tool_timeout_seconds: float = 300
+    handler_timeout_seconds: float = 1800
+
+
+class Runs(Struct, frozen=True, kw_only=True):
+    durability: Literal["always", "interval", "os"] = "always"
+    sync_interval_ms: int = 1000
+    max_per_agent: int = 1000
+    max_age_days: float = 90
+    grace_ms: int = 250
+    max_turns: int = 2000
+    keep_free_bytes: int = 268_435_456
+
+
+GATED_METHODS = [
+    "automation.run_applescript",
+    "automation.shortcuts.run",
+    "messages.send",
+    "mail.send",
+    "vision.ocr",
+]
+
+
+class Approvals(Struct, frozen=True, kw_only=True):
+    enabled: bool = True
+    methods: list[str] = field(default_factory=lambda: list(GATED_METHODS))
+    timeout_secs: float = 60
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """What only the environment can say: the variables of the original protocol and of systemd."""
+
+    agent_id: str | None = None
+    handler_timeout: float | None = None
+    notify_socket: str | None = None
+    watchdog_seconds: float | None = None
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything the daemon is told, as read at start. `warnings` are for the log, in the order they were found."""
+
+    home: Path
+    token_directory: Path
+    auth_token_file: Path | None = None
+    server: Server = Server()
+    runs: Runs = Runs()
+    approvals: Approvals = field(default_factory=Approvals)
+    log: Log = Log()
+    environment: Environment = Environment()
+    warnings: list[str] = []
+
+    @property
+    def socket_path(self) -> Path | None:
+        """Where the Unix socket goes; `None` when it is off."""
+        return None if self.server.socket in {"off", ""} else self.home / self.server.socket
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.server.host in LOOPBACK
+
+
+SECTIONS: dict[str, type[Struct]] = {"server": Server, "runs": Runs, "approvals": Approvals, "log": Log}
+
+PROTOCOL_VARIABLES = {"CAR_TOOL_TIMEOUT": ("server", "tool_timeout_seconds")}
+"""Variables that the original daemon reads under names of its own."""
+
+POSITIVE = {
+    "max_message_bytes",
+    "max_connections",
+    "max_unauthenticated",
+    "handshake_seconds",
+    "auth_seconds",
+    "write_stall_seconds",
+    "ping_seconds",
+    "max_in_flight",
+    "tool_timeout_seconds",
+    "handler_timeout_seconds",
+    "sync_interval_ms",
+    "max_turns",
+}
+NOT_NEGATIVE = {"drain_seconds", "grace_ms", "keep_free_bytes", "timeout_secs", "port"}
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, read here and nowhere else."""
+    return os.environ
+
+
+def state_root(environ: Mapping[str, str], home: str | None = None) -> Path:
+    """The state root: `home`, else `CAR_HOME`, else the platform's state directory.
+
+    Raises `ConfigError` when `CAR_HOME` is not absolute: a daemon and a client started in different directories
+    would silently use different stores.
+    """
+    if home:
+        return Path(home).expanduser().absolute()
+    chosen = environ.get("CAR_HOME")
+    if not chosen:
+        return Path(platformdirs.user_state_path("car"))
+    if not Path(chosen).is_absolute():
+        raise ConfigError(f"CAR_HOME is {chosen!r}, which is not an absolute path; give it as /… or unset it")
+    return Path(chosen)
+
+
+def token_directory(environ: Mapping[str, str], home: str | None = None) -> Path:
+    """Where the two token files are, which is where the published clients look (`wire.md` section 3)."""
+    if home or environ.get("CAR_HOME"):
+        return state_root(environ, home) / BUNDLE
+    if environ.get("XDG_RUNTIME_DIR"):
+        return Path(environ["XDG_RUNTIME_DIR"]) / BUNDLE
+    if sys.platform == "darwin":  # pragma: no cover - the CI machines run Linux
+        return Path.home() / "Library" / "Application Support" / BUNDLE
+    return Path.home() / ".config" / BUNDLE
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
+    """Builds the configuration.
+
+    `flags` holds `home`, `auth_token_file` and dotted keys (`server.port`); a value of `None` means "not given".
+    Raises `ConfigError` for a value, file or combination that cannot be used.
+    """
+    home_flag = flags.get("home")
+    root = state_root(environ, home_flag)
+    warnings: list[str] = []
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    _read_file(root / "config.toml", sections, warnings)
+    _read_environment(environ, sections, warnings)
+    for dotted, value in flags.items():
+        section, _, key = dotted.partition(".")
+        if key and value is not None:
+            sections[section][key] = _checked(section, key, value, f"--{key.replace('_', '-')}", strict=False)
+    token_file = flags.get("auth_token_file")
+    built: dict[str, Any] = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
+    config = Config(
+        home=root,
+        token_directory=token_directory(environ, home_flag),
+        auth_token_file=Path(token_file).expanduser().absolute() if token_file else None,
+        environment=_protocol_environment(environ),
+        warnings=warnings,
+        **built,
+    )
+    _refuse_exposure(config)
+    return config
+
+
+def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[str]) -> None:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; fix its permissions or remove it"
+        ) from error
+    try:
+        document = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}; correct that line or remove the file") from error
+    for name, table in document.items():
+        if name not in SECTIONS or not isinstance(table, dict):
+            warnings.append(f"{path}: unknown section [{name}] is ignored")
+            continue
+        _read_table(path, name, table, sections[name], warnings)
+
+
+def _read_table(
+    path: Path, section: str, table: dict[str, Any], into: dict[str, Any], warnings: list[str]
+) -> None:
+    for key, value in table.items():
+        if key not in SECTIONS[section].__struct_fields__:
+            warnings.append(f"{path}: unknown key [{section}] {key} is ignored")
+            continue
+        _store(section, key, value, f"{path}: [{section}] {key}", into, warnings, strict=True)
+
+
+def _read_environment(
+    environ: Mapping[str, str], sections: dict[str, dict[str, Any]], warnings: list[str]
+) -> None:
+    for variable, (section, key) in PROTOCOL_VARIABLES.items():
+        if environ.get(variable):
+            _store(section, key, environ[variable], variable, sections[section], warnings, strict=False)
+    for section, kind in SECTIONS.items():
+        for key in kind.__struct_fields__:
+            variable = f"CAR_TRIO_{section}_{key}".upper()
+            if variable in environ:
+                _store(section, key, environ[variable], variable, sections[section], warnings, strict=False)
+    if environ.get("CAR_NO_APPROVALS") == "1":
+        sections["approvals"]["enabled"] = False
+
+
+def _store(
+    section: str,
+    key: str,
+    value: Any,
+    source: str,
+    into: dict[str, Any],
+    warnings: list[str],
+    *,
+    strict: bool,
+) -> None:
+    try:
+        into[key] = _checked(section, key, value, source, strict=strict)
+    except ConfigError as error:
+        if section != "runs":
+            raise
+        warnings.append(f"{error}; the default is used")
+
+
+def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -> Any:
+    """The value in the type of its key. Text (environment, flags) is read as the type wants: `9100`, `true`, `a,b`."""
+    wanted: Any = next(each.type for each in msgspec.structs.fields(SECTIONS[section]) if each.name == key)
+    if wanted == list[str] and isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    try:
+        checked = msgspec.convert(value, wanted, strict=strict)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source} is {value!r}: {str(error).replace('`', '')}") from error
+    if key in POSITIVE and not checked > 0:
+        raise ConfigError(f"{source} is {value!r}: must be more than 0")
+    if key in NOT_NEGATIVE and not checked >= 0:
+        raise ConfigError(f"{source} is {value!r}: must not be negative")
+    if key == "port" and checked > 65535:
+        raise ConfigError(f"{source} is {value!r}: a port is 0 to 65535 (0 = any free one)")
+    return checked
+
+
+def _protocol_environment(environ: Mapping[str, str]) -> Environment:
+    timeout = environ.get("CAR_HANDLER_TIMEOUT")
+    try:
+        seconds = float(timeout) if timeout else None
+        watchdog = int(environ.get("WATCHDOG_USEC") or 0) / 1e6 or None
+    except ValueError as error:
+        raise ConfigError(f"CAR_HANDLER_TIMEOUT or WATCHDOG_USEC is not a number: {error}") from error
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise ConfigError(f"CAR_HANDLER_TIMEOUT is {timeout!r}: must be a number of seconds above 0")
+    return Environment(
+        agent_id=environ.get("CAR_AGENT_ID") or None,
+        handler_timeout=seconds,
+        notify_socket=environ.get("NOTIFY_SOCKET") or None,
+        watchdog_seconds=watchdog,
+    )
+
+
+def _refuse_exposure(config: Config) -> None:
+    host = config.server.host
+    if config.is_loopback:
+        return
+    if not config.server.auth:
+        raise ConfigError(
+            f"--no-auth with --host {host} would let anybody on the network run tools; "
+            "use a loopback host, or leave authentication on"
+        )
+    if not config.server.allow_remote:
+        raise ConfigError(
+            f"--host {host} is not a loopback address; add --allow-remote to listen there (tokens travel in clear)"
+        )

@@ -1,0 +1,168 @@
+"""Reading a proposal (protocol `engine.md` section 5).
+
+msgspec decodes and checks in one pass. Only when it says no does `explain` look again, to say why in the
+reference library's words. A proposal may come as JSON text or decoded; the daemon reads its bytes with
+`parse_strict`, which refuses a key that stands twice in one object: two readers could take different values
+from it, so what was verified or approved might not be what runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from car_trio.engine.explain import Misfit, misfit, pointer, syntax_error
+from car_trio.engine.values import MAX_DEPTH, is_list, is_object, too_deep
+from car_trio.wire.proposals import Action, Proposal
+
+PREFIX: Final = "invalid proposal JSON: "
+_FREE_FORM_DEPTH: Final = 3
+"""How deep `parameters` and its like stand in a proposal."""
+
+_decoder = msgspec.json.Decoder(Proposal)
+_TIME: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(?:([Zz])|([+-]\d\d:?\d\d))", re.ASCII
+)
+
+
+class InvalidProposal(ValueError):  # noqa: N818 - an answer, not a defect
+    """The proposal cannot be read. The text ends in a JSON pointer to what is wrong with it."""
+
+
+class _Twice:
+    """Stands in a decoded document for an object in which `key` stands more than once."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def parse(proposal: Any, prefix: str = PREFIX) -> Proposal:
+    """The proposal with every default filled in. Raises `InvalidProposal`."""
+    try:
+        return _normalised(_decode(proposal))
+    except Misfit as reason:
+        raise InvalidProposal(f"{prefix}{reason}") from None
+    except RecursionError:
+        raise InvalidProposal(f"{prefix}recursion limit exceeded at /") from None
+
+
+def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
+    """Like `parse`, for bytes from outside: also refuses a duplicate key anywhere in them."""
+    proposal = parse(raw, prefix)
+    try:
+        path = _duplicate(raw)
+    except RecursionError:
+        raise InvalidProposal(f"{prefix}recursion limit exceeded at /") from None
+    except ValueError:  # in a field that the decoder skipped because it does not know it
+        raise InvalidProposal(f"{prefix}{syntax_error(raw)}") from None
+    if path:
+        raise InvalidProposal(f"{prefix}duplicate key `{path[-1]}` at {pointer(path)}")
+    return proposal
+
+
+def plain(argument: Any) -> Any:
+    """An argument that may be JSON text, decoded."""
+    if isinstance(argument, (str, bytes, bytearray)):
+        return msgspec.json.decode(argument)
+    return argument
+
+
+def _duplicate(raw: bytes) -> list[str]:
+    """The path of a key that stands twice in one object; empty when there is none."""
+    twice: list[_Twice] = []
+
+    def build(pairs: list[tuple[str, Any]]) -> Any:
+        built = dict(pairs)
+        if len(built) == len(pairs):
+            return built
+        counts = Counter(key for key, _ in pairs)
+        twice.append(_Twice(next(key for key in counts if counts[key] > 1)))
+        return twice[-1]
+
+    document = json.loads(raw, object_pairs_hook=build, parse_int=_unread, parse_float=_unread)
+    return _path_to_twice(document) if twice else []
+
+
+def _unread(number: str) -> None:
+    """Only keys matter here, and reading a long enough integer takes minutes."""
+
+
+def _path_to_twice(document: Any) -> list[str]:
+    if isinstance(document, _Twice):
+        return [document.key]
+    members: Iterable[tuple[Any, Any]] = ()
+    if is_object(document):
+        members = document.items()
+    elif is_list(document):
+        members = enumerate(document)
+    for key, value in members:
+        if path := _path_to_twice(value):
+            return [str(key), *path]
+    return []
+
+
+def _decode(proposal: Any) -> Proposal:
+    try:
+        if isinstance(proposal, (str, bytes, bytearray)):
+            return _decoder.decode(proposal)
+        return msgspec.convert(proposal, Proposal)
+    except (msgspec.DecodeError, UnicodeError):
+        raise _reason(proposal) from None
+
+
+def _reason(proposal: Any) -> Misfit:
+    """Why msgspec refused it: the text is not JSON, holds a number no double reaches, or is no proposal."""
+    try:
+        document = plain(proposal)
+    except msgspec.ValidationError:
+        return Misfit("number out of range at /")
+    except (msgspec.DecodeError, UnicodeError):
+        return Misfit(syntax_error(proposal))
+    return misfit(document) or Misfit("invalid value at /")
+
+
+def _normalised(proposal: Proposal) -> Proposal:
+    for place, action in enumerate(proposal.actions):
+        if any(too_deep(value, MAX_DEPTH - _FREE_FORM_DEPTH) for value in _free_form(action)):
+            raise Misfit(f"recursion limit exceeded at /actions/{place}")
+    if too_deep(proposal.context, MAX_DEPTH - 1):
+        raise Misfit("recursion limit exceeded at /context")
+    timestamp = utc(proposal.timestamp)
+    if timestamp == proposal.timestamp:
+        return proposal
+    return msgspec.structs.replace(proposal, timestamp=timestamp)
+
+
+def _free_form(action: Action) -> list[Any]:
+    values: list[Any] = [action.parameters, action.expected_effects, action.metadata]
+    values += [each.value for each in action.preconditions]
+    values += [each.expected_value for each in action.assumptions]
+    if action.compensation is not None:
+        values.append(action.compensation.plain())
+    return values
+
+
+def utc(timestamp: str) -> str:
+    """The same moment in UTC with `Z` and 0, 3, 6 or 9 digits of a second. Raises `Misfit`."""
+    found = _TIME.fullmatch(timestamp)
+    if found is None:
+        raise Misfit("input contains invalid characters at /timestamp")
+    day, time, fraction, zulu, offset = found.groups()
+    try:
+        moment = datetime.fromisoformat(f"{day}T{time}{'+00:00' if zulu else offset}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Misfit("input is out of range at /timestamp") from None
+    return f"{moment.replace(tzinfo=None).isoformat()}{_fraction(fraction or '')}Z"
+
+
+def _fraction(digits: str) -> str:
+    digits = digits.rstrip("0")
+    if not digits:
+        return ""
+    return "." + digits.ljust(-(-len(digits) // 3) * 3, "0")

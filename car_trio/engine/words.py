@@ -1,0 +1,117 @@
+"""The words that permissions look for (protocol `engine.md` section 10).
+
+Names are split into words at everything that is no letter or digit, and where camelCase goes up (`sendEmail`,
+but not `GETUSER`). Values are searched as text, in any case; under a name that means a path or a command,
+more is looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Final
+
+from car_trio.engine.values import is_list, is_object
+from car_trio.wire.proposals import Reversibility
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_BOUNDARY: Final = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+
+_DANGEROUS: Final = _set(
+    "charge chmod chown clean credential credentials curl dd delete deploy destroy download drop egress helm "
+    "kubectl passwd password payment publish push refund release reset rm rmdir secret secrets send sudo "
+    "terraform truncate unlink upload wget wipe wire"
+)
+_DANGEROUS_ANYWHERE: Final = ("mkfs", "setuid")
+_SECRETS: Final = _set(
+    "apikey authorization bearer credential credentials passwd password secret secrets token"
+)
+_PATHS: Final = _set("path file filename file_path filepath dir directory target src dest source")
+_COMMANDS: Final = _set("cmd command")
+_COMMAND_WORDS: Final = _DANGEROUS | _SECRETS | {"ssh"}
+
+_DANGEROUS_VALUE: Final = re.compile(
+    r"rm -r|dd if=|git push|reset --hard|git clean|docker push|npm publish|cargo publish"
+    r"|drop table|delete from|truncate table|private_key|private key|force_push|mkfs|setuid"
+    r"|(?:sudo|curl|wget|helm|chmod|chown|kubectl|terraform|aws|gcloud)(?: |\Z)"
+)
+_SECRET_PATH: Final = re.compile(
+    r"secret|password|credential|keychain|id_rsa|\.env(?![a-z0-9])|(?<![a-z0-9])ssh(?![a-z0-9])|\.pem(?![a-z0-9])"
+)
+
+_COMPENSABLE: Final = _set(
+    "allocate attach clone commit create deploy deployment deployments disable enable grant insert install "
+    "mount patch provision push put register restart start stop subscribe tag update upgrade upload upsert"
+)
+_REVERSIBLE: Final = _set(
+    "analyze cat check classify count describe diff exists fetch find get grep head inspect list load lookup "
+    "parse peek query read resolve scan search select show stat status summarize tail validate view"
+)
+_IRREVERSIBLE: Final = _set("chmod chown dd delete destroy drop rm rmdir truncate unlink wipe")
+_COMPENSABLE_VALUE: Final = re.compile(r"git push|git commit|docker push")
+_IRREVERSIBLE_VALUE: Final = re.compile(
+    r"rm -r|dd if=|drop table|delete from|truncate table|mkfs|--force|(?:chmod|chown)(?: |\Z)"
+)
+
+
+def words(name: str) -> list[str]:
+    return [word.lower() for word in _BOUNDARY.split(name) if word]
+
+
+def strings(parameters: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every (parameter name, string value) in here; what lies in a list goes by the list's name. A value that
+    is no string counts as an empty one, for the sake of its name."""
+    if is_object(parameters):
+        for key, value in parameters.items():
+            yield from strings(value, key)
+    elif is_list(parameters):
+        for value in parameters:
+            yield from strings(value, name)
+    else:
+        yield name, parameters if isinstance(parameters, str) else ""
+
+
+def is_dangerous(tool: str, parameters: dict[str, Any]) -> bool:
+    """Whether a tool call needs full access."""
+    if _names_danger(tool):
+        return True
+    return any(_names_secret(name) or _value_is_dangerous(name, value) for name, value in strings(parameters))
+
+
+def tool_reversibility(tool: str, parameters: dict[str, Any]) -> Reversibility:
+    """What a tool call seems to do. One sign of something that cannot be undone outweighs every other."""
+    named = set(words(tool))
+    values = [value.lower() for _, value in strings(parameters)]
+    if named & _IRREVERSIBLE or any(map(_IRREVERSIBLE_VALUE.search, values)):
+        return "irreversible"
+    if named & _COMPENSABLE or any(map(_COMPENSABLE_VALUE.search, values)):
+        return "compensable"
+    return "reversible" if named & _REVERSIBLE else "irreversible"
+
+
+@lru_cache(maxsize=1024)
+def _names_danger(tool: str) -> bool:
+    lowered = tool.lower()
+    return not _DANGEROUS.isdisjoint(words(tool)) or any(word in lowered for word in _DANGEROUS_ANYWHERE)
+
+
+@lru_cache(maxsize=1024)
+def _names_secret(name: str) -> bool:
+    parts = words(name)
+    return not _SECRETS.isdisjoint(parts) or ("api", "key") in pairwise(parts)
+
+
+def _value_is_dangerous(name: str, value: str) -> bool:
+    lowered = value.lower()
+    if _DANGEROUS_VALUE.search(lowered):
+        return True
+    role = "_".join(words(name))
+    if role in _PATHS:
+        return _SECRET_PATH.search(lowered) is not None
+    return role in _COMMANDS and not _COMMAND_WORDS.isdisjoint(words(value))

@@ -1,0 +1,61 @@
+"""A row of the method table: what decodes the params, what answers, and in which colour.
+
+The colour of `call` is its concurrency contract. A `def` runs in the connection's reader, in wire order, atomically.
+An `async def` gets a task of its own, because it waits; what it decides on entry (who may, which run is current) is
+its `admit`, a `def` that still runs in the reader, because Trio starts tasks in random order.
+
+A `def` whose params can be large has `slices`: a generator that prepares them step by step and returns what `call`
+gets. Of a small message the steps run in the reader; of a large one in a task, with the loop running in between.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from car_trio.wire.errors import invalid_params
+
+NULL = Raw(b"null")
+EMPTY = b"{}"
+
+
+class Method:
+    """`params` and `result` are msgspec types, `result` a tuple where there are several; `requires` is the shape as a
+    refusal of malformed params shows it."""
+
+    __slots__ = ("_decode", "admit", "call", "is_async", "params", "requires", "results", "slices", "summary")
+
+    def __init__(
+        self,
+        params: Any,
+        call: Callable[[Any, Any], Any],
+        result: Any,
+        summary: str,
+        *,
+        admit: Callable[[Any, Any], Any] | None = None,
+        slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
+        requires: str | None = None,
+    ) -> None:
+        self.params = params
+        self.call = call
+        self.results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
+        self.summary = summary
+        self.admit = admit
+        self.slices = slices
+        self.requires = requires
+        self.is_async = inspect.iscoroutinefunction(call)
+        self._decode = msgspec.json.Decoder(params).decode
+
+    def decode(self, name: str, raw: Raw | UnsetType) -> Any:
+        """The params in their type; absent and null mean `{}`. Raises Refusal (-32602) naming field and expectation."""
+        try:
+            return self._decode(EMPTY if raw is UNSET or raw == NULL else raw)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            said = str(error).replace("`", "") or "nested too deeply"
+            if self.requires is not None:
+                raise invalid_params(f"{name} requires {self.requires}: {said}") from None
+            raise invalid_params(f"{name}: params: {said}") from None

@@ -1,0 +1,202 @@
+"""`runs.*`: the trace that must not be lost (protocol `runs.md` section 2).
+
+What decides is in `state/runs.py`; here a rule's result becomes a reply. A reply about something that was written
+carries the journal's ticket: it is posted by the flush that makes it true. Reads decide in the reader, synchronously
+(who may, and up to where), and then read in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from car_trio.methods.context import Answer, Context, Subscription
+from car_trio.methods.traces import found, listing, snapshot, trace
+from car_trio.state.run import Run
+from car_trio.state.runs import unknown_run
+from car_trio.state.turns import Body, TurnTooLarge, narrated
+from car_trio.wire.errors import Refusal, invalid_params
+from car_trio.wire.runs import (
+    CatalogRow,
+    CompleteRun,
+    GetTrace,
+    ListRuns,
+    NotFound,
+    RecordTurns,
+    RemoveRuns,
+    RunCompleted,
+    RunsRemoved,
+    RunStarted,
+    RunStatus,
+    SearchRuns,
+    Snapshot,
+    StartRun,
+    Subscribe,
+    Unsubscribe,
+    Unsubscribed,
+)
+
+
+def start(context: Context, ask: StartRun) -> Answer:
+    run = context.daemon.runs.start(context.session, ask)
+    return Answer(RunStarted(run.ref.run_id, run.ref.agent_id), run.ticket)
+
+
+def complete(context: Context, ask: CompleteRun) -> Answer:
+    ticket = context.daemon.runs.complete(context.session, ask.run_id, ask.outcome)
+    return Answer(RunCompleted(ask.run_id), ticket)
+
+
+class BoundedTurns(NamedTuple):
+    run_id: str
+    bodies: list[Body] | TurnTooLarge
+
+
+def bound_turns(context: Context, ask: RecordTurns) -> Generator[None, None, BoundedTurns]:
+    """Cuts turns to size, one per step, so that a large message can be taken in slices."""
+    recorded_at = context.daemon.now()
+    bodies: list[Body] | TurnTooLarge = []
+    for turn in ask.turns:
+        try:
+            body = narrated(turn, recorded_at)
+        except TurnTooLarge as too_large:
+            bodies = too_large
+        else:
+            if isinstance(bodies, list):
+                bodies.append(body)
+        yield
+    return BoundedTurns(ask.run_id, bodies)
+
+
+def record_turns(context: Context, bounded: BoundedTurns) -> Answer:
+    result, ticket = context.daemon.runs.record_turns(context.session, bounded.run_id, bounded.bodies)
+    return Answer(result, ticket)
+
+
+# Watching
+
+
+@dataclass(slots=True)
+class Watch:
+    """A subscription at the moment it was registered: what the snapshot may hold."""
+
+    run: Run
+    subscription: Subscription
+    from_cursor: int
+    durable_turns: int
+    until: int | None
+    status: RunStatus
+
+
+def watch(context: Context, ask: Subscribe) -> Watch:
+    """Registers the watcher; this and what the snapshot may show are one step, so nothing is missed or shown twice."""
+    run = _readable(context, ask.run_id)
+    subscription = context.client.subscribe(run)
+    return Watch(run, subscription, ask.from_cursor, run.durable_turns, _until(run), run.durable_status)
+
+
+async def subscribe(context: Context, watch: Watch) -> Answer:
+    ref = watch.run.ref
+    await context.drained()
+    try:
+        turns, cursor, position = await context.in_thread(
+            snapshot, context.daemon.store, ref, watch.from_cursor, watch.durable_turns, watch.until
+        )
+    except FileNotFoundError:
+        watch.subscription.close()
+        raise unknown_run(ref.run_id) from None
+    result = Snapshot(ref.run_id, ref.agent_id, turns, cursor, watch.status)
+    return Answer(result, then=partial(watch.subscription.begin, cursor, position))
+
+
+def unsubscribe(context: Context, ask: Unsubscribe) -> Unsubscribed:
+    return Unsubscribed(ask.run_id, context.client.unsubscribe(ask.run_id))
+
+
+# Reading
+
+
+def _readable(context: Context, run_id: str) -> Run:
+    run = context.daemon.runs.readable(context.session, run_id)
+    if run is None:
+        raise unknown_run(run_id)
+    return run
+
+
+def _until(run: Run) -> int | None:
+    return run.durable_records if run.is_live else None
+
+
+class Reading(NamedTuple):
+    ask: GetTrace
+    run: Run | None
+    until: int | None
+
+
+def may_read(context: Context, ask: GetTrace) -> Reading:
+    run = context.daemon.runs.readable(context.session, ask.run_id)
+    return Reading(ask, run, None if run is None else _until(run))
+
+
+async def get_trace(context: Context, reading: Reading) -> Answer:
+    await context.drained()
+    if reading.run is None or reading.until == 0:
+        return Answer(NotFound(reading.ask.run_id))
+    ref = reading.run.ref
+    return Answer(await context.in_thread(trace, context.daemon.store, ref, reading.ask, reading.until))
+
+
+class Listing(NamedTuple):
+    ask: ListRuns
+    newer: list[CatalogRow]
+
+
+def may_list(context: Context, ask: ListRuns) -> Listing:
+    if not context.session.host and context.session.agent_id != ask.agent_id:
+        raise Refusal(
+            f"not authorized for agent '{ask.agent_id}': bind this connection to it, or authenticate as host"
+        )
+    return Listing(ask, context.daemon.runs.in_memory(ask.agent_id))
+
+
+async def list_runs(context: Context, listed: Listing) -> Answer:
+    await context.drained()
+    return Answer(await context.in_thread(listing, context.daemon.store, listed.newer, listed.ask))
+
+
+def may_search(context: Context, ask: SearchRuns) -> SearchRuns:
+    context.session.require_host("runs.search")
+    return ask
+
+
+async def search(context: Context, ask: SearchRuns) -> Answer:
+    await context.drained()
+    newer = context.daemon.runs.in_memory()
+    return Answer(await context.in_thread(found, context.daemon.store, newer, ask))
+
+
+# Removing
+
+
+def may_remove(context: Context, ask: RemoveRuns) -> RemoveRuns:
+    context.session.require_host("runs.remove")
+    if not ask.run_ids and ask.older_than is None:
+        raise invalid_params("runs.remove requires { run_ids } or { older_than }")
+    return ask
+
+
+async def remove(context: Context, ask: RemoveRuns) -> Answer:
+    """Removes ended runs, each with its tombstone, one after the other. With both criteria a run must meet both."""
+    rows = await context.in_thread(context.daemon.store.removable, ask.run_ids, ask.older_than)
+    removed: list[str] = []
+    freed = 0
+    for row in rows:
+        if not ask.dry_run:
+            ticket = context.daemon.store.remove(row, "removed by hand")
+            await context.settled(ticket)
+            context.daemon.runs.forget(row.run_id)
+        removed.append(row.run_id)
+        freed += row.bytes
+    return Answer(RunsRemoved(removed, freed))

@@ -1,0 +1,149 @@
+"""Reading runs back for a reply: plain functions that block, for a thread.
+
+They return encoded JSON, so that a large reply is neither built nor encoded on the loop. What a live run may show is
+bounded by `until`, its durable records at the moment that the caller decided: a line that is in the file but not yet
+true is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from msgspec import Raw
+
+from car_trio.methods.context import Store
+from car_trio.store.reader import START, Position, Record
+from car_trio.wire.frames import encode
+from car_trio.wire.runs import (
+    CatalogRow,
+    GetTrace,
+    ListRuns,
+    NotFound,
+    RunList,
+    RunRef,
+    RunsFound,
+    RunSummary,
+    SearchRuns,
+    TornTail,
+    Trace,
+)
+
+MAX_TRACE_BYTES = 30_000_000
+MAX_SNAPSHOT_BYTES = 8 * 1024 * 1024
+PAGE_BYTES = 1024 * 1024
+
+
+def is_turn(record: Record, index: int) -> bool:
+    """Whether a record at this place of the stream counts as a turn; a line that cannot be read stands for one."""
+    return record.kind == "turn" or (record.kind == "damaged" and index > 0)
+
+
+class _Reading:
+    """A run's records in order, a page at a time, with what the last page said about the file's tail."""
+
+    def __init__(self, store: Store, ref: RunRef, until: int | None) -> None:
+        self._store = store
+        self._ref = ref
+        self._until = until
+        self.torn_bytes = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Position, Record]]:
+        """Each record with its index and the position after it."""
+        position = START
+        while True:
+            page = self._store.read_page(
+                self._ref, position, until=self._until, max_bytes=PAGE_BYTES, max_records=None
+            )
+            self.torn_bytes = page.torn_bytes
+            for i, record in enumerate(page.records):
+                yield position.record + i, record.after, record
+            if page.at_end:
+                return
+            position = page.position
+
+
+def trace(store: Store, ref: RunRef, ask: GetTrace, until: int | None) -> Raw:
+    """`runs.get_trace`: the records from `cursor`, as many as `limit` and 30 MB allow."""
+    reading = _Reading(store, ref, until)
+    records: list[Raw] = []
+    size = 0
+    next_cursor: int | None = None
+    try:
+        for index, _, record in reading:
+            if index < ask.cursor:
+                continue
+            size += len(record.raw)
+            if len(records) == ask.limit or (size > MAX_TRACE_BYTES and records):
+                next_cursor = index
+                break
+            records.append(Raw(record.raw))
+    except FileNotFoundError:
+        return Raw(encode(NotFound(ref.run_id)))
+    torn = (
+        TornTail(reading.torn_bytes) if reading.torn_bytes and until is None and next_cursor is None else None
+    )
+    return Raw(encode(Trace(ref.run_id, ref.agent_id, records, ask.cursor, next_cursor, torn)))
+
+
+class TurnsSoFar(NamedTuple):
+    turns: list[Raw]
+    cursor: int
+    position: Position
+
+
+def snapshot(
+    store: Store, ref: RunRef, from_cursor: int, durable_turns: int, until: int | None
+) -> TurnsSoFar:
+    """The turns from `from_cursor` up to the durable cursor, at most 8 MiB; `cursor` is where they end.
+
+    Raises `FileNotFoundError` when the run was removed meanwhile.
+    """
+    turns: list[Raw] = []
+    seen = size = 0
+    last = START
+    for index, after, record in _Reading(store, ref, until):
+        if is_turn(record, index):
+            if seen == durable_turns or (size + len(record.raw) > MAX_SNAPSHOT_BYTES and turns):
+                break
+            if seen >= from_cursor:
+                turns.append(Raw(record.raw))
+                size += len(record.raw)
+            seen += 1
+        elif record.kind == "ended":
+            break
+        last = after
+    return TurnsSoFar(turns, seen, last)
+
+
+def listing(store: Store, newer: list[CatalogRow], ask: ListRuns) -> Raw:
+    """`runs.list`: the catalog's page, with what the registry knows better laid over it."""
+    page, next_cursor = store.list_runs(ask.agent_id, ask.cursor, ask.limit)
+    known = {row.run_id: row for row in newer}
+    rows = [known.pop(row.run_id, row) for row in page]
+    if ask.cursor is None and known:
+        # A run that the catalog does not have yet is newer than all it has: it stands before the first page.
+        rows = sorted(known.values(), key=lambda row: row.started_at, reverse=True) + rows
+    return Raw(encode(RunList(ask.agent_id, [in_list(row) for row in rows], next_cursor)))
+
+
+def found(store: Store, newer: list[CatalogRow], ask: SearchRuns) -> Raw:
+    """`runs.search`: what the catalog finds. A run's counts come from the registry where it is in memory."""
+    page, next_cursor = store.search(ask)
+    known = {row.run_id: row for row in newer}
+    rows = [known.get(row.run_id, row) for row in page]
+    return Raw(encode(RunsFound([in_list(row) for row in rows], next_cursor)))
+
+
+def in_list(row: CatalogRow) -> RunSummary:
+    return RunSummary(
+        run_id=row.run_id,
+        agent_id=row.agent_id,
+        intent=row.intent,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        status=row.status,
+        turn_count=row.turn_count,
+        outcome=row.outcome,
+        bytes=row.bytes,
+    )

@@ -1,0 +1,99 @@
+"""Calls back into the client: `tools.execute` and its end (protocol `wire.md` section 4).
+
+The table of pending calls belongs to this object. A call is in the table from before its request is posted until it
+is settled, exactly once: by the client's reply, or by leaving `call_tool` any other way (deadline, stop, drop), which
+is one `finally` and posts one `tools.cancel`. A reply to anything else is dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import trio
+from msgspec import UNSET, Raw
+
+from car_trio.methods.context import CallbackTimedOut, ChannelClosed
+from car_trio.wire.frames import ErrorObject, Frame, notification, read_error, request
+from car_trio.wire.tools import CancelTool, ExecuteTool
+
+NULL = Raw(b"null")
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    action_id: str
+    answered: trio.Event
+    answer: Raw | ErrorObject | None = None
+
+
+class Callbacks:
+    """The pending calls of one connection."""
+
+    def __init__(self, post: Callable[[bytes], None]) -> None:
+        self._post = post
+        self._pending: dict[str, _Pending] = {}
+        self._minted = 0
+        self._open = True
+        self.dropped = 0
+        self.reason = "deadline"
+        """What `tools.cancel` says; the connection changes it when it stops."""
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    async def call_tool(
+        self, tool: str, parameters: object, *, action_id: str, attempt: int, timeout_ms: int | None,
+        session_id: str, backstop: float,
+    ) -> Raw | ErrorObject:  # fmt: skip
+        """One attempt. Returns the client's result, or the error it answered with.
+
+        Raises `ChannelClosed` when the client left, `CallbackTimedOut` after `backstop` seconds. If cancelled, the
+        client has been told to stop, and its late reply will be dropped.
+        """
+        if not self._open:
+            raise ChannelClosed
+        request_id = f"cb-{self._minted}"
+        self._minted += 1
+        pending = self._pending[request_id] = _Pending(action_id, trio.Event())
+        try:
+            ask = ExecuteTool(action_id, tool, parameters, timeout_ms, attempt, request_id, session_id)
+            self._post(request("tools.execute", request_id, ask))
+            with trio.move_on_after(backstop):
+                await pending.answered.wait()
+        finally:
+            if self._pending.pop(request_id, None) is not None:
+                self._post(notification("tools.cancel", CancelTool(request_id, action_id, self.reason)))
+        if pending.answer is not None:
+            return pending.answer
+        if self._open:
+            raise CallbackTimedOut(round(backstop))
+        raise ChannelClosed
+
+    def settle(self, frame: Frame) -> bool:
+        """A reply from the client. `False` when nobody waits for it."""
+        pending = self._pending.pop(_text(frame.id), None)
+        if pending is None:
+            self.dropped += 1
+            return False
+        if frame.error is not UNSET and frame.error != NULL:
+            pending.answer = read_error(frame.error)
+        else:
+            pending.answer = NULL if frame.result is UNSET else Raw(bytes(frame.result))
+        pending.answered.set()
+        return True
+
+    def close(self) -> None:
+        """The client is gone: everybody who waits for it goes on without an answer."""
+        self._open = False
+        for pending in self._pending.values():
+            pending.answered.set()
+        self._pending.clear()
+
+
+def _text(raw: Raw | msgspec.UnsetType) -> str:
+    if raw is UNSET:
+        return ""
+    value: object = msgspec.json.decode(raw)
+    return value if isinstance(value, str) else ""

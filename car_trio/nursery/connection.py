@@ -1,0 +1,202 @@
+"""One client: a reader that is the dispatcher, a writer, and a task for each request that waits.
+
+The reader waits for the socket and for nothing else, so replies to our own callbacks, pings and closes never wait
+behind requests. Everything that belongs to the connection dies in `_gone`, one synchronous step that reads like a
+list. The writer outlives the requests, so that what their end posts (`tools.cancel`, a last reply) still goes out.
+
+A connection is a guarded place: an error in it ends it, is counted and logged, and touches nobody else.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import math
+import uuid
+from collections.abc import Callable, Iterable
+
+import trio
+from websockets.http11 import Request as HttpRequest
+
+from car_trio.config import LOOPBACK, Server
+from car_trio.methods.context import Context, Daemon
+from car_trio.nursery.callbacks import Callbacks
+from car_trio.nursery.dispatch import Dispatcher, LookupDesk
+from car_trio.nursery.peer import WAITS, Peer
+from car_trio.nursery.socket import Rejection, Socket
+from car_trio.state.session import Session
+
+LOG = logging.getLogger("car_trio.connection")
+UNAUTHENTICATED_MESSAGE_BYTES = 65_536
+
+
+def is_allowed_host(values: Iterable[str], server: Server) -> bool | None:
+    """Whether the Host header names this machine (DNS rebinding); `None` unless there is exactly one."""
+    hosts = list(values)
+    if len(hosts) != 1:
+        return None
+    host = hosts[0].strip().lower()
+    name = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdigit() else host
+    allowed = {"127.0.0.1", "localhost", "[::1]", *(each.lower() for each in server.allowed_hosts)}
+    if server.host not in LOOPBACK:
+        allowed.add(server.host.lower())
+    return name in allowed
+
+
+def judge(server: Server, request: HttpRequest) -> Rejection | None:
+    """The checks before the upgrade (protocol `wire.md` section 1). Authentication off does not weaken them."""
+    host = is_allowed_host(request.headers.get_all("Host"), server)
+    if host is None:
+        return Rejection(http.HTTPStatus.BAD_REQUEST, "exactly one Host header is expected\n")
+    if not host:
+        text = "this Host is not served here; add it to [server] allowed_hosts if it should be\n"
+        return Rejection(http.HTTPStatus.MISDIRECTED_REQUEST, text)
+    origins = request.headers.get_all("Origin")
+    if any(origin not in server.allowed_origins for origin in origins):
+        text = "this Origin may not connect; add it to [server] allowed_origins if it should\n"
+        return Rejection(http.HTTPStatus.FORBIDDEN, text)
+    return None
+
+
+class Connection:
+    """One client's connection; `run` is its whole life. `is_full` tells whether another stranger may be let in."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        desk: LookupDesk,
+        stream: trio.abc.Stream,
+        *,
+        is_remote: bool = False,
+        is_full: Callable[[], bool] = lambda: False,
+        known: Callable[[Connection], None] = lambda _: None,
+    ) -> None:
+        self._daemon = daemon
+        self._desk = desk
+        self._stream = stream
+        self._is_remote = is_remote
+        self._is_full = is_full
+        self._known = known
+        self._server = daemon.config.server
+        self._scope = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._requests_deadline = math.inf
+        self._peer: Peer | None = None
+        self._dispatcher: Dispatcher | None = None
+        self.session = Session(uuid.uuid4().hex, open_house=daemon.secrets is None)
+        self.is_known = False
+        self.left_at: float | None = None
+        self._socket = Socket(
+            stream,
+            max_message_bytes=UNAUTHENTICATED_MESSAGE_BYTES,
+            stall_seconds=self._server.write_stall_seconds,
+            cut=self._cut,
+        )
+        self._callbacks = Callbacks(self._socket.post)
+
+    # The life
+
+    async def run(self) -> None:
+        """Until the client is gone, `stop` and its deadline, or an error, which is logged and goes no further."""
+        try:
+            with self._scope:
+                await self._live()
+        except* Exception:
+            self._daemon.counters["connections_failed"] += 1
+            LOG.exception("session %s ended by an error of the daemon", self.session.id)
+        finally:
+            self._gone()
+            await trio.aclose_forcefully(self._stream)
+
+    async def _live(self) -> None:
+        async with trio.open_nursery() as io:
+            io.start_soon(self._socket.write)
+            self._scope.deadline = trio.current_time() + self._server.handshake_seconds
+            if await self._socket.handshake(self._judge):
+                self._scope.deadline = trio.current_time() + self._server.auth_seconds
+                async with trio.open_nursery() as requests:
+                    try:
+                        await self._read(requests)
+                    finally:
+                        self._gone()
+                        requests.cancel_scope.deadline = self._requests_deadline
+            self._socket.finish()
+            await self._socket.linger()
+
+    def _judge(self, request: HttpRequest) -> Rejection | None:
+        if self._is_full():
+            return Rejection(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again later\n")
+        return judge(self._server, request)
+
+    async def _read(self, requests: trio.Nursery) -> None:
+        self._peer = Peer(self._daemon, self._socket, self._callbacks, requests.start_soon)
+        self._dispatcher = Dispatcher(
+            Context(self._daemon, self.session, self._peer, WAITS, allow=lambda _: None),
+            self._callbacks,
+            self._desk,
+            post=self._socket.post,
+            close=self._close,
+            spawn=requests.start_soon,
+        )
+        self._stop_requests = requests.cancel_scope
+        self._recognise()
+        with self._reading:
+            while (messages := await self._socket.receive()) is not None:
+                for message in messages:
+                    self._dispatcher.take(message)
+                if not self.is_known:
+                    self._recognise()
+
+    def _recognise(self) -> None:
+        """Once the client has said who it is, the limits for strangers are lifted."""
+        if self.session.authenticated:
+            self.is_known = True
+            self._scope.deadline = math.inf
+            self._socket.allow(self._server.max_message_bytes)
+            self._known(self)
+
+    # The end
+
+    def _gone(self) -> None:
+        """The client is gone. Its runs stay open for the grace sweep; its requests have as long to finish."""
+        if self.left_at is not None:
+            return
+        self.left_at = trio.current_time()
+        self._requests_deadline = min(
+            self._requests_deadline, self.left_at + self._daemon.config.runs.grace_ms / 1000
+        )
+        self._callbacks.close()
+        self._daemon.attachments.release(self.session.id)
+        if self._peer is not None:
+            self._peer.unsubscribe_all()
+        self._daemon.runs.leave(self.session.id)
+
+    def _close(self, code: int, reason: str) -> None:
+        """Ends the connection in order: what is posted is sent, then the close."""
+        self._socket.close(code, reason)
+        self._reading.cancel()
+
+    def _cut(self, why: str) -> None:
+        LOG.warning("session %s is cut: %s", self.session.id, why)
+        self._reading.cancel()
+
+    def stop(self, deadline: float) -> None:
+        """The daemon stops: an idle connection closes now, requests under way may take until `deadline`."""
+        if self._dispatcher is None:
+            self._scope.cancel()
+            return
+        self._callbacks.reason = "shutdown"
+        self._requests_deadline = deadline
+        self._stop_requests.deadline = min(self._stop_requests.deadline, deadline)
+        self._dispatcher.stop()
+
+    def beat(self, now: float) -> None:
+        """Called every few seconds: says that long calls go on, and that a remote client is still there."""
+        if self._dispatcher is not None:
+            self._dispatcher.progress()
+        if self._is_remote and self.is_known:
+            silent = now - self._socket.last_heard
+            if silent > 2 * self._server.ping_seconds:
+                self._cut(f"no sign of life for {silent:.0f} s")
+            elif silent > self._server.ping_seconds:
+                self._socket.ping()

@@ -1,0 +1,315 @@
+"""From a message to a method to a reply (protocol `wire.md` section 2): the only place that turns refusals into frames.
+
+`take` runs in the reader and never waits. It answers a `def` method on the spot, or hands its reply to the journal's
+ticket; it starts a task for an `async def`, after the method's `admit` has decided, still in wire order. A message
+over `SLICE_BYTES` for a method that knows how is prepared in slices by a task; until it is done, later requests of
+the same connection are held, so that wire order stays the order of effects.
+
+A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import trio
+from msgspec import UNSET, Raw
+
+from car_trio.methods.context import Answer, Context
+from car_trio.methods.method import Method
+from car_trio.nursery.callbacks import Callbacks
+from car_trio.state.runs import Lookup, RunRegistry
+from car_trio.state.session import Fatal
+from car_trio.wire.errors import (
+    DEADLINE_EXCEEDED,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    REFUSED,
+    TOO_MANY_REQUESTS,
+    Refusal,
+)
+from car_trio.wire.frames import Frame, Unreadable, encode, error_frame, notification, parse, result_frame
+from car_trio.wire.runs import CatalogRow
+
+LOG = logging.getLogger("car_trio.dispatch")
+SLICE_BYTES = 1024 * 1024
+PROGRESS_SECONDS = 10.0
+SHOWN_NAME = 80
+
+T = TypeVar("T")
+Spawn = Callable[..., None]
+
+
+class Request(NamedTuple):
+    """A request under way. `id` is the bytes to echo, `None` for a notification; `serial` tells equal ids apart."""
+
+    serial: int
+    id: bytes | None
+    method: str
+    began: float
+
+
+class LookupDesk:
+    """Asks the catalog about runs that are not in memory. Everybody who asks for the same one waits for one answer."""
+
+    def __init__(self, find: Callable[[str], CatalogRow | None], runs: RunRegistry) -> None:
+        self._find = find
+        self._runs = runs
+        self._asked: dict[str, trio.Event] = {}
+
+    async def ask(self, run_id: str) -> None:
+        """Returns when the question was answered, or when whoever asked it gave up: ask the rule again."""
+        asked = self._asked.get(run_id)
+        if asked is not None:
+            await asked.wait()
+            return
+        asked = self._asked[run_id] = trio.Event()
+        try:
+            row = await trio.to_thread.run_sync(self._find, run_id, abandon_on_cancel=True)
+            self._runs.remember(run_id, row)
+        finally:
+            del self._asked[run_id]
+            asked.set()
+
+
+class Dispatcher:
+    """The requests of one connection. `spawn` starts a task among them; `close` begins the connection's close."""
+
+    def __init__(
+        self,
+        context: Context,
+        callbacks: Callbacks,
+        desk: LookupDesk,
+        *,
+        post: Callable[[bytes], None],
+        close: Callable[[int, str], None],
+        spawn: Spawn,
+    ) -> None:
+        self._context = context
+        self._callbacks = callbacks
+        self._desk = desk
+        self._post = post
+        self._close = close
+        self._spawn = spawn
+        self._methods: dict[str, Method] = context.daemon.methods
+        self._max_in_flight = context.daemon.config.server.max_in_flight
+        self._handler_seconds = (
+            context.daemon.config.environment.handler_timeout
+            or context.daemon.config.server.handler_timeout_seconds
+        )
+        self._serial = 0
+        self._held: deque[tuple[Request, Frame, int]] | None = None
+        self.in_flight: dict[int, Request] = {}
+        self.is_stopping = False
+
+    def take(self, message: bytes | bytearray) -> None:
+        """One message from the client."""
+        try:
+            frame = parse(message)
+        except Unreadable as refusal:
+            self._post(error_frame(refusal.reply_id, refusal))
+            return
+        if frame.method is UNSET:
+            self._take_reply(frame)
+            return
+        self._serial += 1
+        reply_id = None if frame.id is UNSET else bytes(frame.id)
+        request = Request(self._serial, reply_id, frame.method, trio.current_time())
+        if self._held is not None and len(self.in_flight) < self._max_in_flight:
+            self.in_flight[request.serial] = request
+            self._held.append((request, frame, len(message)))
+        else:
+            self._begin(request, frame, len(message))
+
+    def _take_reply(self, frame: Frame) -> None:
+        if not self._callbacks.settle(frame) and frame.result is UNSET and frame.error is UNSET:
+            reply_id = b"null" if frame.id is UNSET else bytes(frame.id)
+            self._post(error_frame(reply_id, Refusal("not a request: no method", INVALID_REQUEST)))
+
+    def _begin(self, request: Request, frame: Frame, size: int) -> None:
+        try:
+            method = self._admitted(request)
+            self.in_flight[request.serial] = request
+            self._start(request, method, method.decode(request.method, frame.params), size)
+        except Refusal as refusal:
+            self._refuse(request, refusal)
+        except Exception:
+            self._broke(request)
+
+    def _admitted(self, request: Request) -> Method:
+        """The method, if this connection may call it now."""
+        self._context.session.require(request.method)
+        if self.is_stopping:
+            raise stopping()
+        if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
+            raise Refusal(
+                f"too many requests in flight: {len(self.in_flight)} wait for their replies on this connection, "
+                "read some before sending more",
+                TOO_MANY_REQUESTS,
+            )
+        method = self._methods.get(request.method)
+        if method is None:
+            shown = request.method[:SHOWN_NAME]
+            raise Refusal(f"unknown method '{shown}'; rpc.discover lists what there is", METHOD_NOT_FOUND)
+        return method
+
+    def _start(self, request: Request, method: Method, params: Any, size: int) -> None:
+        context = self._context
+        if method.slices is not None and size > SLICE_BYTES:
+            self._held = deque() if self._held is None else self._held
+            self._spawn(self._run, request, partial(self._in_slices, method, params), self._release)
+            return
+        prepared = params if method.slices is None else exhaust(method.slices(context, params))
+        rule = method.call if not method.is_async else method.admit
+        try:
+            decided = prepared if rule is None else rule(context, prepared)
+        except Lookup:
+            self._spawn(self._run, request, partial(self._after_lookup, method, prepared))
+            return
+        if method.is_async:
+            self._spawn(self._run, request, partial(_call, method, decided))
+        else:
+            self._answer(request, decided)
+
+    # Tasks
+
+    async def _run(
+        self,
+        request: Request,
+        work: Callable[[Context], Awaitable[Any]],
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        """A request's task, until its deadline; whatever happens the request is answered, once."""
+        scope = trio.CancelScope(deadline=trio.current_time() + self._handler_seconds)
+        with scope:
+            try:
+                self._answer(request, await work(replace(self._context, allow=partial(self._allow, scope))))
+            except Refusal as refusal:
+                self._refuse(request, refusal)
+            except trio.Cancelled:
+                if not scope.cancel_called:
+                    self._refuse(request, stopping())
+                raise
+            except Exception:
+                self._broke(request)
+            finally:
+                if after is not None:
+                    after()
+        if scope.cancelled_caught:
+            waited = trio.current_time() - request.began
+            text = f"'{request.method}' was abandoned at its deadline after {waited:.0f} s"
+            self._refuse(request, Refusal(text, DEADLINE_EXCEEDED))
+
+    def _allow(self, scope: trio.CancelScope, seconds: float) -> None:
+        if self._context.daemon.config.environment.handler_timeout is None:
+            scope.deadline = max(scope.deadline, trio.current_time() + seconds)
+
+    async def _decided(self, rule: Callable[[], T]) -> T:
+        while True:
+            try:
+                return rule()
+            except Lookup as question:
+                await self._desk.ask(question.run_id)
+
+    async def _after_lookup(self, method: Method, prepared: Any, context: Context) -> Any:
+        if not method.is_async:
+            return await self._decided(partial(method.call, context, prepared))
+        assert method.admit is not None
+        decided = await self._decided(partial(method.admit, context, prepared))
+        return await method.call(context, decided)
+
+    async def _in_slices(self, method: Method, params: Any, context: Context) -> Any:
+        assert method.slices is not None
+        steps = method.slices(context, params)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return await self._decided(partial(method.call, context, done.value))
+            await trio.lowlevel.checkpoint()
+
+    def _release(self) -> None:
+        """The large message is done: what was held goes on in wire order, up to the next large one."""
+        held, self._held = self._held or deque(), None
+        while held and self._held is None:
+            self._begin(*held.popleft())
+        if held:
+            self._held = held
+
+    # Replies
+
+    def _answer(self, request: Request, answer: Any) -> None:
+        if not isinstance(answer, Answer):
+            self._reply(request, answer)
+        elif answer.ticket is None:
+            self._settled(request, answer, None)
+        else:
+            answer.ticket.then(partial(self._settled, request, answer))
+
+    def _settled(self, request: Request, answer: Answer, late: Refusal | None) -> None:
+        if late is not None:
+            # What was accepted will be true: the caller learns now what the reply would have said.
+            late = Refusal(late.message, late.code, {**late.data, "result": answer.result})
+            self._refuse(request, late)
+            return
+        self._reply(request, answer.result)
+        if answer.then is not None:
+            answer.then()
+
+    def _reply(self, request: Request, result: Any) -> None:
+        self.in_flight.pop(request.serial, None)
+        if request.id is not None:
+            self._post(result_frame(request.id, bytes(result) if isinstance(result, Raw) else encode(result)))
+        self._close_when_idle()
+
+    def _refuse(self, request: Request, refusal: Refusal) -> None:
+        self.in_flight.pop(request.serial, None)
+        if request.id is not None:
+            self._post(error_frame(request.id, refusal))
+        if isinstance(refusal, Fatal):
+            self._close(1008, "authentication")
+        self._close_when_idle()
+
+    def _broke(self, request: Request) -> None:
+        """A defect of ours. The client learns that, and nothing of what is inside; the log has the rest."""
+        LOG.exception("%s failed on session %s", request.method[:SHOWN_NAME], self._context.session.id)
+        text = f"'{request.method[:SHOWN_NAME]}' failed inside the daemon; its log says why"
+        self._refuse(request, Refusal(text, REFUSED))
+
+    def stop(self) -> None:
+        """Nothing new is begun; when the last reply is posted the connection closes."""
+        self.is_stopping = True
+        self._close_when_idle()
+
+    def _close_when_idle(self) -> None:
+        if self.is_stopping and not self.in_flight:
+            self._close(1001, "daemon is stopping")
+
+    def progress(self) -> None:
+        """Tells the client about requests that have waited for long, so that it goes on waiting."""
+        now = trio.current_time()
+        for request in self.in_flight.values():
+            if request.id is not None and now - request.began >= PROGRESS_SECONDS:
+                self._post(notification("infer.progress", {"id": Raw(request.id)}))
+
+
+async def _call(method: Method, decided: Any, context: Context) -> Any:
+    return await method.call(context, decided)
+
+
+def exhaust(steps: Any) -> Any:
+    """Takes all steps of a generator at once; returns its value."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as done:
+        return done.value
+
+
+def stopping() -> Refusal:
+    return Refusal("daemon is stopping; reconnect when it is back and try again", REFUSED)

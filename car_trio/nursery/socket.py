@@ -1,0 +1,287 @@
+"""A WebSocket over any Trio stream (RFC 6455, protocol `wire.md` section 1).
+
+`websockets.server.ServerProtocol` decides what is a frame, answers pings and does the close handshake; it neither
+reads nor writes. This module owns what it leaves open: time limits, UTF-8, message assembly and the sending side.
+
+One task reads (`receive`), one task writes (`write`). Everybody else hands over with `post`, which never waits: the
+frame joins the out-buffer, and the writer sends all that gathered in one call per turn of the loop. So no cancelled
+task can leave half a frame behind, and a reader never waits for its peer to read.
+
+Two limits bound the buffer. Above `SOFT_LIMIT` producers of streams wait in `drained()`. Above `HARD_LIMIT`, or when
+the peer accepts nothing for `stall_seconds`, the connection is cut: memory is not lent to those who do not read.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import OPEN, Event
+from websockets.server import ServerProtocol
+
+from car_trio.wire.frames import is_utf8
+
+RECEIVE_BYTES = 65_536
+SOFT_LIMIT = 1024 * 1024
+HARD_LIMIT = 64 * 1024 * 1024
+MAX_FRAME = 1024 * 1024
+"""Larger messages leave in fragments: the published clients accept no single frame over 16 MiB."""
+LINGER_SECONDS = 2.0
+"""How long a closed connection is still read, so that the peer gets our last frames instead of a reset."""
+
+_quiet = logging.getLogger("car_trio.websocket")
+_quiet.setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A handshake answered with an HTTP status instead of an upgrade."""
+
+    status: http.HTTPStatus
+    text: str
+
+
+def text_frames(payload: bytes) -> list[bytes]:
+    """A text message as unmasked frames of at most 1 MiB (RFC 6455 section 5.2)."""
+    if len(payload) <= MAX_FRAME:
+        return [_header(Opcode.TEXT, len(payload), fin=True), payload]
+    pieces: list[bytes] = []
+    for at in range(0, len(payload), MAX_FRAME):
+        piece = payload[at : at + MAX_FRAME]
+        opcode = Opcode.TEXT if at == 0 else Opcode.CONT
+        pieces += [_header(opcode, len(piece), fin=at + MAX_FRAME >= len(payload)), piece]
+    return pieces
+
+
+def _header(opcode: Opcode, length: int, *, fin: bool) -> bytes:
+    first = opcode | (0x80 if fin else 0)
+    if length < 126:
+        return bytes((first, length))
+    if length < 65_536:
+        return bytes((first, 126)) + length.to_bytes(2, "big")
+    return bytes((first, 127)) + length.to_bytes(8, "big")
+
+
+class Socket:
+    """One WebSocket. `cut` ends the connection's tasks at once; it is the connection's, and is called from `post`."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        max_message_bytes: int,
+        stall_seconds: float,
+        cut: Callable[[str], None],
+    ) -> None:
+        self._stream = stream
+        self._raw: trio.socket.SocketType | None = getattr(stream, "socket", None)
+        self._protocol = ServerProtocol(max_size=max_message_bytes, logger=_quiet)
+        self._stall_seconds = stall_seconds
+        self._cut = cut
+        self._partial: bytearray | None = None
+        self._early: list[Event] = []
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._finished = False
+        self._dead = False
+        self._writer = trio.lowlevel.ParkingLot()
+        self._waiting = trio.lowlevel.ParkingLot()
+        self.last_heard = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return self._protocol.state is OPEN and not self._dead
+
+    # The opening handshake
+
+    async def handshake(self, judge: Callable[[Request], Rejection | None]) -> bool:
+        """Reads the HTTP request and answers it; `True` when the connection is a WebSocket now.
+
+        `judge` sees the request first. The answer is posted, not sent: the writer sends it.
+        """
+        while not (events := self._protocol.events_received()):
+            data = await self._read_some()
+            if not data:
+                return False
+            self._protocol.receive_data(data)
+            self._take_writes()
+            if self._protocol.eof_sent:
+                return False
+        request, *self._early = events
+        assert isinstance(request, Request)
+        rejection = judge(request)
+        response = (
+            self._protocol.accept(request)
+            if rejection is None
+            else self._protocol.reject(rejection.status, rejection.text)
+        )
+        self._protocol.send_response(response)
+        self._take_writes()
+        return self._protocol.state is OPEN
+
+    def allow(self, max_message_bytes: int) -> None:
+        """Raises the size of what may come in: the peer has said who it is."""
+        self._protocol.max_message_size = max_message_bytes
+
+    # Reading
+
+    async def receive(self) -> list[bytes | bytearray] | None:
+        """The text messages that came with the next bytes, perhaps none; `None` when the peer is gone or a close has
+        begun. A violation of the protocol, or text that is not UTF-8 (1007), begins a close."""
+        if not self.is_open:
+            return None
+        events, self._early = self._early, []
+        if not events:
+            data = await self._read_some()
+            if not data:
+                self._abandon()
+                return None
+            self._protocol.receive_data(data)
+            events = self._protocol.events_received()
+        messages: list[bytes | bytearray] = []
+        for event in events:
+            if isinstance(event, Frame) and event.opcode in _DATA:
+                self._assemble(event, messages)
+        self._take_writes()
+        return messages if messages or self._protocol.state is OPEN else None
+
+    async def _read_some(self) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(RECEIVE_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+        self.last_heard = trio.current_time()
+        return data
+
+    def _assemble(self, frame: Frame, messages: list[bytes | bytearray]) -> None:
+        if self._protocol.state is not OPEN:
+            return
+        if frame.opcode is Opcode.BINARY:
+            self.close(1003, "send JSON-RPC in text frames")
+            return
+        if frame.fin and self._partial is None:
+            message = frame.data
+        else:
+            self._partial = bytearray() if self._partial is None else self._partial
+            self._partial += frame.data
+            if not frame.fin:
+                return
+            message, self._partial = self._partial, None
+        if not isinstance(message, (bytes, bytearray)):
+            message = bytes(message)
+        if is_utf8(message):
+            messages.append(message)
+        else:
+            self.close(1007, "text is not UTF-8")
+
+    # Writing
+
+    def post(self, payload: bytes) -> None:
+        """Hands over a text message. After the close has begun, or the peer is gone, it is dropped."""
+        if self.is_open:
+            self._append(text_frames(payload))
+
+    def ping(self) -> None:
+        if self.is_open:
+            self._protocol.send_ping(b"")
+            self._take_writes()
+
+    def close(self, code: int, reason: str) -> None:
+        """Begins the close: what was posted before is still sent, nothing after it is."""
+        if self.is_open:
+            self._protocol.send_close(code, reason)
+            self._take_writes()
+
+    def finish(self) -> None:
+        """No more will be posted: the writer ends when everything is sent."""
+        self._finished = True
+        self._writer.unpark()
+
+    def _take_writes(self) -> None:
+        self._append([data for data in self._protocol.data_to_send() if data])
+
+    def _append(self, frames: list[bytes]) -> None:
+        if not frames or self._dead:
+            return
+        if self._out_bytes > HARD_LIMIT:
+            why = f"{self._out_bytes} bytes wait for a peer that does not read them"
+            self._abandon()
+            self._cut(why)
+            return
+        self._out += frames
+        self._out_bytes += sum(map(len, frames))
+        self._writer.unpark()
+
+    def _abandon(self) -> None:
+        """Nothing reaches the peer any more: what waits for it is dropped, who waits for room goes on."""
+        self._dead = True
+        self._out.clear()
+        self._out_bytes = 0
+        self._writer.unpark()
+        self._waiting.unpark_all()
+
+    @property
+    def is_drained(self) -> bool:
+        return self._out_bytes <= SOFT_LIMIT
+
+    async def drained(self) -> None:
+        """Waits until at most 1 MiB is on its way. Always a checkpoint."""
+        if self.is_drained:
+            await trio.lowlevel.checkpoint()
+        while not self.is_drained:
+            await self._waiting.park()
+
+    async def write(self) -> None:
+        """Sends what is posted, until `finish`; then says goodbye. Ends early when the peer is gone or stalls."""
+        try:
+            while self._out or not (self._finished or self._dead):
+                if not self._out:
+                    await self._writer.park()
+                    continue
+                pending, self._out = b"".join(self._out), []
+                await self._send(pending)
+            if not self._dead and isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            # The reader learns it by itself, and has perhaps still something to read.
+            self._abandon()
+        except trio.TooSlowError:
+            self._abandon()
+            self._cut(f"the peer accepted nothing for {self._stall_seconds:g} s")
+
+    async def _send(self, pending: bytes) -> None:
+        """Sends all of it. A peer that reads slowly is fine, one that reads nothing is not: progress is measured."""
+        if self._raw is None:
+            with trio.fail_after(self._stall_seconds):
+                await self._stream.send_all(pending)
+            self._sent(len(pending))
+            return
+        with memoryview(pending) as view:
+            at = 0
+            while at < len(pending):
+                with trio.fail_after(self._stall_seconds):
+                    sent = await self._raw.send(view[at:])
+                at += sent
+                self._sent(sent)
+
+    def _sent(self, count: int) -> None:
+        self._out_bytes = max(0, self._out_bytes - count)
+        if self._waiting and self.is_drained:
+            self._waiting.unpark_all()
+
+    async def linger(self) -> None:
+        """After our close: reads and drops until the peer is gone too, at most two seconds.
+
+        Closing a TCP socket with unread bytes resets it, which would take our last frames away from the peer.
+        """
+        with trio.move_on_after(LINGER_SECONDS):
+            while await self._read_some():
+                pass
+
+
+_DATA = {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}

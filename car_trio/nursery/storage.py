@@ -1,0 +1,158 @@
+"""The open store of a serving daemon: lock, journal, catalog and reader under one name.
+
+Writing goes to the journal and nowhere else. Reading is plain functions that block; methods run them in threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import trio
+
+from car_trio.config import Config, ConfigError
+from car_trio.methods.context import Removal
+from car_trio.nursery.limits import descriptor_limit
+from car_trio.store.catalog import CatalogWriter, open_catalog
+from car_trio.store.catalog_reader import utc_time
+from car_trio.store.disk import Disk
+from car_trio.store.journal import Journal, open_journal
+from car_trio.store.layout import Layout
+from car_trio.store.lock import StoreBusy, hold_lock
+from car_trio.store.orphans import adopt_orphans
+from car_trio.store.reader import Page, Position, read_page
+from car_trio.store.retention import Expired, expired, tombstone
+from car_trio.store.run_index import RunIndex
+from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns, now
+
+LOG = logging.getLogger("car_trio.store")
+HELD_FILES = 256
+
+
+class OpenStore:
+    """What the daemon has of its store. Without a catalog (a disk that cannot hold one) the run files are asked."""
+
+    def __init__(
+        self,
+        config: Config,
+        layout: Layout,
+        disk: Disk,
+        journal: Journal,
+        writer: CatalogWriter | None,
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._disk = disk
+        self._writer = writer
+        self._index = RunIndex(layout, disk)
+        self.journal = journal
+
+    @property
+    def degraded(self) -> str | None:
+        return self.journal.degraded
+
+    async def adopt_orphans(self) -> None:
+        """Ends what an earlier process left open. Before the first connection, and before the journal's first put."""
+        adoption = await trio.to_thread.run_sync(adopt_orphans, self._disk, self._layout, self._writer)
+        if adoption.adopted:
+            LOG.warning("%d runs that an earlier process left open ended as orphaned", len(adoption.adopted))
+        for ref, size in adoption.torn.items():
+            LOG.warning(
+                "run %s: a torn tail of %d bytes was moved to %s",
+                ref.run_id,
+                size,
+                self._layout.torn_file(ref),
+            )
+
+    def close(self) -> None:
+        self._index.close()
+
+    # Reading, in threads
+
+    def read_page(
+        self, ref: RunRef, position: Position, *, until: int | None, max_bytes: int, max_records: int | None
+    ) -> Page:
+        return read_page(
+            self._disk, self._layout, ref, position, until=until, max_bytes=max_bytes, max_records=max_records
+        )
+
+    def find(self, run_id: str) -> CatalogRow | None:
+        return self._index.find(run_id)
+
+    def list_runs(
+        self, agent_id: str, cursor: str | None, limit: int | None
+    ) -> tuple[list[CatalogRow], str | None]:
+        return self._index.list(agent_id, cursor, limit)
+
+    def search(self, ask: SearchRuns) -> tuple[list[CatalogRow], str | None]:
+        return self._index.search(ask)
+
+    def removable(self, run_ids: Sequence[str], older_than: str | None) -> list[CatalogRow]:
+        """The ended runs that are named and ended before `older_than`, as far as either is given."""
+        before = None if older_than is None else utc_time("older_than", older_than)
+        if run_ids:
+            rows = [row for run_id in run_ids if (row := self.find(run_id)) is not None]
+        else:
+            rows = self._index.search(SearchRuns())[0]
+        return [row for row in rows if row.ended_at is not None and (before is None or row.ended_at < before)]
+
+    def expired(self) -> list[Expired]:
+        """What the configured limits take away now."""
+        limits = self._config.runs
+        moment = datetime.now(UTC)
+        candidates = self._index.search(SearchRuns())[0]
+        return expired(candidates, moment, limits.max_per_agent, limits.max_age_days)
+
+    # Removing
+
+    def remove(self, row: CatalogRow, why: str) -> Removal:
+        """Hands the removal of an ended run to the journal: its tombstone first, then its files."""
+        LOG.info("removing run %s of %s: %s", row.run_id, row.agent_id, why)
+        return self.journal.remove(RunRef(row.agent_id, row.run_id), tombstone(row, why, now()))
+
+
+@asynccontextmanager
+async def open_store(
+    config: Config, disk: Disk | None = None, *, sync_threads: int = 16
+) -> AsyncGenerator[OpenStore]:
+    """Takes the root's lock, then opens everything. On leaving, all that was accepted is written first.
+
+    Raises `ConfigError` when another process has the root, or when it cannot be used; then nothing was changed.
+    """
+    layout, disk = Layout(config.home), disk or Disk()
+    async with AsyncExitStack() as stack:
+        try:
+            layout.prepare(disk)
+            stack.enter_context(hold_lock(layout))
+        except StoreBusy as busy:
+            raise ConfigError(f"{config.home}: {busy}") from None
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ConfigError(
+                f"the state root {config.home} cannot be used: {why}"
+                f"{f' ({error.filename})' if error.filename else ''}; "
+                "make it a directory of yours with mode 0700, or choose another with --home"
+            ) from error
+        writer = open_catalog(layout, disk)
+        journal = await stack.enter_async_context(
+            open_journal(
+                layout,
+                disk,
+                durability=config.runs.durability,
+                sync_interval_ms=config.runs.sync_interval_ms,
+                keep_free_bytes=config.runs.keep_free_bytes,
+                held_files=max(16, min(HELD_FILES, descriptor_limit() // 4)),
+                sync_threads=sync_threads,
+                catalog=writer,
+                on_health=_note_health,
+            )
+        )
+        store = OpenStore(config, layout, disk, journal, writer)
+        stack.callback(store.close)
+        yield store
+
+
+def _note_health(cause: str | None) -> None:
+    """The journal logs both turns itself; who shows the store's health asks for it."""

@@ -1,0 +1,228 @@
+"""Every lifetime of the daemon, read from the indentation: what is further in dies first.
+
+The journal is outermost, because everybody below writes to it. Ports are bound before any run is touched, orphans are
+adopted before the first connection can exist, tokens are published last, because a token says "come in". Duties
+outlive connections: a vanished connection's sweep is one. A stop walks the same way back: no new connections, then
+the open ones with a deadline, then the duties (each sweep ends its runs as it goes), then what is still open, then
+the journal writes all that waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import trio
+
+import car_trio
+from car_trio.config import Config
+from car_trio.methods.context import Daemon
+from car_trio.methods.table import METHODS
+from car_trio.nursery.connection import Connection
+from car_trio.nursery.dispatch import LookupDesk
+from car_trio.nursery.duties import grace_sweep, guarded, heartbeat, retention, watchdog
+from car_trio.nursery.listeners import Endpoints, bind
+from car_trio.nursery.limits import raise_descriptor_limit
+from car_trio.nursery.storage import OpenStore, open_store
+from car_trio.nursery.systemd import notify
+from car_trio.nursery.tokens import Tokens, published_tokens, write_private
+from car_trio.state.runs import RunRegistry
+from car_trio.state.session import Attachments, Secrets
+from car_trio.store.layout import encode_name
+from car_trio.wire.frames import encode
+from car_trio.wire.runs import now
+
+LAST_FRAMES_SECONDS = 1.0
+
+LOG = logging.getLogger("car_trio")
+
+
+class Endpoint(NamedTuple):
+    """Where clients find the daemon, once it serves."""
+
+    url: str
+    tokens: Tokens | None
+
+
+class Connections:
+    """Those that are open, and how many of them are still strangers."""
+
+    def __init__(self, max_connections: int, max_unauthenticated: int) -> None:
+        self._max_connections = max_connections
+        self._max_unauthenticated = max_unauthenticated
+        self._strangers: set[Connection] = set()
+        self.open: set[Connection] = set()
+
+    def is_full(self) -> bool:
+        """Whether one more would be too many; asked by the newcomer itself, which is counted already."""
+        return len(self.open) > self._max_connections or len(self._strangers) > self._max_unauthenticated
+
+    def enter(self, connection: Connection) -> None:
+        self.open.add(connection)
+        self._strangers.add(connection)
+
+    def known(self, connection: Connection) -> None:
+        self._strangers.discard(connection)
+
+    def leave(self, connection: Connection) -> None:
+        self.open.discard(connection)
+        self._strangers.discard(connection)
+
+
+async def serve(
+    config: Config,
+    stop_requested: Callable[[], Awaitable[object]],
+    *,
+    ready: Callable[[Config, Endpoint], None] = lambda _, __: None,
+) -> None:
+    """Runs the daemon until `stop_requested` returns. `ready` is called when the first connection can be made.
+
+    Raises `ConfigError` for a lock, port, path or token file that cannot be had; then nothing was touched that the
+    cause does not name. If cancelled, runs end as `shutdown` and everything acknowledged is on disk.
+    """
+    for warning in config.warnings:
+        LOG.warning("%s", warning)
+    raise_descriptor_limit()
+    async with open_store(config) as store:  # dies last: everybody below writes to it
+        async with bound(config) as endpoints:  # a taken port touches no run
+            await store.adopt_orphans()  # before the first connection can exist
+            with published(config, endpoints) as (secrets, tokens):
+                daemon = build(config, store, secrets)
+                try:
+                    await live(
+                        daemon,
+                        store,
+                        endpoints,
+                        stop_requested,
+                        partial(ready, config, Endpoint(endpoints.url, tokens)),
+                    )
+                finally:
+                    ended = daemon.runs.end_all("shutdown")
+                    LOG.info("stopped; %d open runs ended as shutdown", ended)
+
+
+async def live(
+    daemon: Daemon,
+    store: OpenStore,
+    endpoints: Endpoints,
+    stop_requested: Callable[[], Awaitable[object]],
+    ready: Callable[[], None],
+) -> None:
+    """The nurseries of a serving daemon, from the one that dies last to the one that dies first."""
+    server, environment = daemon.config.server, daemon.config.environment
+    connections = Connections(server.max_connections, server.max_unauthenticated)
+    async with trio.open_nursery() as duties:  # outlives connections: a sweep may still have to wait
+        duties.start_soon(guarded, "retention", partial(retention, daemon, store))
+        duties.start_soon(guarded, "heartbeat", partial(heartbeat, connections.open))
+        if environment.watchdog_seconds is not None:
+            ping = partial(
+                watchdog, environment.notify_socket, environment.watchdog_seconds, store.journal.ping
+            )
+            duties.start_soon(guarded, "watchdog", ping)
+        async with trio.open_nursery() as guests:
+            welcome = partial(admit, daemon, LookupDesk(store.find, daemon.runs), connections, guests, duties)
+            async with trio.open_nursery() as listeners:  # dies first
+                endpoints.listen(listeners, welcome)
+                ready()
+                notify(environment.notify_socket, "READY=1")
+                await stop_requested()
+                notify(environment.notify_socket, "STOPPING=1")
+                listeners.cancel_scope.cancel()
+            endpoints.close()
+            daemon.is_stopping = True
+            deadline = trio.current_time() + server.drain_seconds
+            for connection in list(connections.open):
+                connection.stop(deadline)
+            guests.cancel_scope.deadline = deadline + LAST_FRAMES_SECONDS
+        duties.cancel_scope.cancel()
+
+
+def admit(
+    daemon: Daemon,
+    desk: LookupDesk,
+    connections: Connections,
+    guests: trio.Nursery,
+    duties: trio.Nursery,
+    stream: trio.abc.Stream,
+    is_remote: bool,
+) -> None:
+    """A new connection gets its own guarded task."""
+    connection = Connection(
+        daemon, desk, stream, is_remote=is_remote, is_full=connections.is_full, known=connections.known
+    )
+    connections.enter(connection)
+    guests.start_soon(host, daemon, connection, connections, duties)
+
+
+async def host(
+    daemon: Daemon, connection: Connection, connections: Connections, duties: trio.Nursery
+) -> None:
+    """A connection from its first byte to the scheduling of its sweep."""
+    try:
+        await connection.run()
+    finally:
+        connections.leave(connection)
+        due = (connection.left_at or trio.current_time()) + daemon.config.runs.grace_ms / 1000
+        duties.start_soon(grace_sweep, daemon.runs, connection.session.id, due, lambda: daemon.is_stopping)
+
+
+def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
+    """The owners of state, wired to the journal."""
+    started = trio.current_time()
+    runs = RunRegistry(
+        record=store.journal.put,
+        admit=store.journal.check,
+        check_name=encode_name,
+        now=now,
+        new_id=lambda: str(uuid.uuid4()),
+        max_turns=config.runs.max_turns,
+        default_agent=config.environment.agent_id,
+    )
+    return Daemon(
+        config=config,
+        version=car_trio.__version__,
+        runs=runs,
+        store=store,
+        secrets=secrets,
+        attachments=Attachments(),
+        check_name=encode_name,
+        now=now,
+        new_id=lambda: str(uuid.uuid4()),
+        uptime=lambda: trio.current_time() - started,
+        methods=METHODS,
+    )
+
+
+@asynccontextmanager
+async def bound(config: Config) -> AsyncGenerator[Endpoints, None]:
+    """The listening sockets; closing twice is fine, a stop closes them early."""
+    endpoints = await bind(config)
+    try:
+        yield endpoints
+    finally:
+        endpoints.close()
+
+
+@contextmanager
+def published(
+    config: Config, endpoints: Endpoints
+) -> Generator[tuple[Secrets | None, Tokens | None], None, None]:
+    """Tokens (with authentication on) and `run/daemon.json`, for as long as the daemon serves."""
+    path = config.home / "run" / "daemon.json"
+    with ExitStack() as files:
+        tokens = files.enter_context(published_tokens(config)) if config.server.auth else None
+        said = {
+            "pid": os.getpid(),
+            "url": endpoints.url,
+            "socket": None if endpoints.path is None else str(endpoints.path),
+            "version": car_trio.__version__,
+            "started_at": now(),
+        }
+        write_private(path, encode(said))
+        files.callback(path.unlink, missing_ok=True)
+        yield (None if tokens is None else Secrets(*tokens)), tokens

@@ -1,0 +1,140 @@
+"""What a run is while it is in memory: its counters, its watchers, and the record on its way to them.
+
+Only the registry (`state/runs.py`) assigns to these fields; everybody else reads. A run holds no turns: what was
+recorded is on disk, and what is not yet on disk is in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import Raw
+
+from car_trio.wire.errors import Refusal
+from car_trio.wire.frames import notification
+from car_trio.wire.runs import CatalogRow, OutcomeStatus, RunRef, RunStatus, TraceEvent
+
+
+class Ticket(Protocol):
+    """The journal's promise about one hand-over; `settled` gets `None` when it is durable, a Refusal when late."""
+
+    def then(self, settled: Callable[[Refusal | None], None], /) -> None: ...
+
+
+class Recorder(Protocol):
+    """The journal's `put`."""
+
+    def __call__(
+        self,
+        ref: RunRef,
+        lines: Sequence[bytes],
+        *,
+        durable: Callable[[], None],
+        must: bool = False,
+        row: CatalogRow | None = None,
+        indexed: Callable[[], None] | None = None,
+    ) -> Ticket: ...
+
+
+class Watcher(Protocol):
+    """Somebody who follows a run. `offer` never waits; `False` means that the watcher catches up from disk."""
+
+    def offer(self, event: Event, /) -> bool: ...
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A run's counters. `session` is the connection that ends it by leaving; `bound` says whether that connection
+    spoke for the agent when it started the run. `durable_*` count what watchers may see."""
+
+    ref: RunRef
+    intent: str
+    started_at: str
+    outcome_description: str | None = None
+    session: str | None = None
+    bound: bool = False
+    status: RunStatus = "in_progress"
+    ended_at: str | None = None
+    outcome: OutcomeStatus | None = None
+    summary: str = ""
+    turns: int = 0
+    bytes: int = 0
+    durable_turns: int = 0
+    durable_records: int = 0
+    is_live: bool = True
+    tools: dict[str, None] = field(default_factory=dict)
+    watchers: dict[Watcher, None] = field(default_factory=dict)
+    ticket: Ticket | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.status == "in_progress"
+
+    @property
+    def ended_durably(self) -> bool:
+        """Whether the end is true: nothing comes after it."""
+        return not self.is_live or (not self.is_open and self.durable_records == self.turns + 2)
+
+    @property
+    def durable_status(self) -> RunStatus:
+        return self.status if self.ended_durably else "in_progress"
+
+    def row(self) -> CatalogRow:
+        return CatalogRow(
+            run_id=self.ref.run_id,
+            agent_id=self.ref.agent_id,
+            intent=self.intent,
+            outcome_description=self.outcome_description,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            status=self.status,
+            outcome=self.outcome,
+            summary=self.summary,
+            turn_count=self.turns,
+            tools=list(self.tools),
+            bytes=self.bytes,
+        )
+
+
+def from_row(row: CatalogRow) -> Run:
+    """A run as the catalog knows it: ended, or about to be adopted; nobody appends to it any more."""
+    return Run(
+        RunRef(row.agent_id, row.run_id),
+        row.intent,
+        row.started_at,
+        outcome_description=row.outcome_description,
+        status=row.status,
+        ended_at=row.ended_at,
+        outcome=row.outcome,
+        summary=row.summary,
+        turns=row.turn_count,
+        bytes=row.bytes,
+        durable_turns=row.turn_count,
+        durable_records=row.turn_count + 2,
+        is_live=False,
+        tools=dict.fromkeys(row.tools),
+    )
+
+
+class Event:
+    """A durable record on its way to watchers: encoded once, for the first of them."""
+
+    __slots__ = ("_frame", "_ref", "cursor", "record", "status")
+
+    def __init__(self, ref: RunRef, record: bytes, cursor: int, status: RunStatus) -> None:
+        self._ref = ref
+        self.record = record
+        self.cursor = cursor
+        self.status = status
+        self._frame: bytes | None = None
+
+    @property
+    def frame(self) -> bytes:
+        if self._frame is None:
+            params = TraceEvent(
+                self._ref.run_id, self._ref.agent_id, Raw(self.record), self.cursor, self.status
+            )
+            self._frame = notification("runs.trace.event", params)
+        return self._frame

@@ -1,0 +1,348 @@
+"""Every rule about runs (protocol `runs.md`), and not one `await`.
+
+The registry owns the runs that are in memory: each one that is open, and each that has ended but is not in the
+catalog yet. A run keeps its counters, never its turns. Whatever changes a run does so in one synchronous stretch:
+check, stamp, encode, hand to the journal. Turns become visible only when the journal calls back that they are true;
+that step moves the run's durable cursor and offers the records to its watchers, so live equals replay.
+
+A run that is not in memory is looked for on disk: a rule that needs it raises `Lookup`, whoever called it asks the
+catalog, tells the registry with `remember`, and calls the rule again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from car_trio.state.run import Event, Recorder, Run, Ticket, Watcher, from_row
+from car_trio.state.session import Session
+from car_trio.state.turns import Body, TurnTooLarge, ended_line, stamped, started_line
+from car_trio.wire.errors import Refusal, invalid_params
+from car_trio.wire.runs import (
+    AgentOutcome,
+    CatalogRow,
+    DropReason,
+    Ended,
+    Incomplete,
+    IncompleteReason,
+    Outcome,
+    RunRef,
+    Started,
+    StartRun,
+    Termination,
+    TurnsRecorded,
+    status_of,
+)
+
+IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+MAX_REMEMBERED = 4096
+MAX_TOOL_NAMES = 256
+"""How many different tool names of a run the catalog keeps for searching."""
+
+
+class Lookup(Exception):  # noqa: N818 - a question, not a defect
+    """The rule needs to know whether the disk has this run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+
+class RunRegistry:
+    """The runs in memory, who may do what with them, and who watches them.
+
+    `admit` raises Refusal (-32011) when the store cannot take a start or turns now; it is asked before anything
+    changes. `check_name` raises Refusal (-32602) for an id that no file can have.
+    """
+
+    def __init__(
+        self,
+        *,
+        record: Recorder,
+        admit: Callable[[Literal["start", "turns"]], None],
+        check_name: Callable[[str], object],
+        now: Callable[[], str],
+        new_id: Callable[[], str],
+        max_turns: int,
+        default_agent: str | None = None,
+    ) -> None:
+        self._record = record
+        self._admit = admit
+        self._check_name = check_name
+        self._now = now
+        self._new_id = new_id
+        self._max_turns = max_turns
+        self._default_agent = default_agent
+        self._runs: dict[str, Run] = {}
+        self._remembered: OrderedDict[str, Run | None] = OrderedDict()
+        self._current: dict[str, Run] = {}
+        self._started: dict[str, set[str]] = {}
+
+    # What is known
+
+    @property
+    def open_count(self) -> int:
+        return sum(run.is_open for run in self._runs.values())
+
+    def remember(self, run_id: str, row: CatalogRow | None) -> None:
+        """What the catalog said about a run that is not in memory; the newest answers are kept."""
+        self._remembered[run_id] = None if row is None else from_row(row)
+        self._remembered.move_to_end(run_id)
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def forget(self, run_id: str) -> None:
+        """The run was removed from disk."""
+        self._remembered[run_id] = None
+
+    def find(self, run_id: str) -> Run | None:
+        """The run, or `None` for one that does not exist. Raises `Lookup` when only the disk can tell."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            return run
+        try:
+            return self._remembered[run_id]
+        except KeyError:
+            raise Lookup(run_id) from None
+
+    def current(self, session: Session) -> Run | None:
+        """The connection's current run, while it is open."""
+        run = self._current.get(session.id)
+        return run if run is not None and run.is_open else None
+
+    def in_memory(self, agent_id: str | None = None) -> list[CatalogRow]:
+        """The rows that may be newer than the catalog's, with sizes, of one agent or of all."""
+        return [run.row() for run in self._runs.values() if agent_id is None or run.ref.agent_id == agent_id]
+
+    # Who may
+
+    def _is_starter(self, session: Session, run: Run) -> bool:
+        return run.ref.run_id in self._started.get(session.id, ())
+
+    def may_read(self, session: Session, run: Run) -> bool:
+        return session.host or session.agent_id == run.ref.agent_id or self._is_starter(session, run)
+
+    def _may_write(self, session: Session, run: Run) -> bool:
+        return session.agent_id == run.ref.agent_id or (session.open_house and self._is_starter(session, run))
+
+    def readable(self, session: Session, run_id: str) -> Run | None:
+        """The run if this connection may read it; a foreign run is `None`, like one that does not exist."""
+        run = self.find(run_id)
+        return run if run is not None and self.may_read(session, run) else None
+
+    # Start
+
+    def start(self, session: Session, ask: StartRun) -> Run:
+        """`runs.start`: makes a run, or finds the one that the idempotency key names, and makes it current.
+
+        The caller replies when the run's `ticket` is settled. Raises Refusal, `Lookup`.
+        """
+        agent_id = self._owner(session, ask)
+        if ask.idempotency_key is not None:
+            if not IDEMPOTENCY_KEY.fullmatch(ask.idempotency_key):
+                raise invalid_params("runs.start: idempotency_key must be 1 to 128 of A-Z a-z 0-9 . _ : -")
+            self._check_name(ask.idempotency_key)
+            existing = self.find(ask.idempotency_key)
+            if existing is not None:
+                return self._join(session, existing, agent_id)
+        return self._create(session, ask, RunRef(agent_id, ask.idempotency_key or self._new_id()))
+
+    def _owner(self, session: Session, ask: StartRun) -> str:
+        if session.agent_id is not None:
+            if ask.agent_id not in {None, session.agent_id}:
+                raise Refusal(
+                    f"this connection is bound to agent '{session.agent_id}' and may not start a run for another "
+                    f"agent ('{ask.agent_id}'); leave agent_id out or use another connection"
+                )
+            return session.agent_id
+        owner = self._default_agent or slug(ask.agent_name) if ask.agent_id is None else ask.agent_id
+        if owner is None:
+            raise Refusal(
+                "runs.start: whose run is it? send agent_id or agent_name, or bind the connection to an agent"
+            )
+        return owner
+
+    def _join(self, session: Session, run: Run, agent_id: str) -> Run:
+        same_binding = not run.is_open or run.bound == (session.agent_id is not None)
+        if run.ref.agent_id != agent_id or not same_binding:
+            # One text for every cause: a key must not tell a stranger which runs exist.
+            raise Refusal("idempotency_key cannot be used")
+        if run.is_open and run.session != session.id:
+            self._take_from(run)
+            self._give(run, session)
+        self._current[session.id] = run
+        return run
+
+    def _take_from(self, run: Run) -> None:
+        if run.session is not None:
+            self._started.get(run.session, set()).discard(run.ref.run_id)
+            if self._current.get(run.session) is run:
+                del self._current[run.session]
+
+    def _give(self, run: Run, session: Session) -> None:
+        run.session = session.id
+        self._started.setdefault(session.id, set()).add(run.ref.run_id)
+
+    def _create(self, session: Session, ask: StartRun, ref: RunRef) -> Run:
+        self._check_name(ref.agent_id)
+        self._admit("start")
+        run = Run(ref, ask.intent, self._now(), ask.outcome_description, bound=session.agent_id is not None)
+        record = Started(
+            run_id=ref.run_id,
+            agent_id=ref.agent_id,
+            intent=ask.intent,
+            outcome_description=ask.outcome_description,
+            started_at=run.started_at,
+        )
+        line = started_line(record)
+        run.intent, run.outcome_description = record.intent, record.outcome_description
+        self._give(run, session)
+        self._runs[ref.run_id] = run
+        self._remembered.pop(ref.run_id, None)
+        self._current[session.id] = run
+        self._put(run, [line], partial(self._started_durably, run), must=False, row=run.row())
+        return run
+
+    def _put(
+        self,
+        run: Run,
+        lines: Sequence[bytes],
+        durable: Callable[[], None],
+        *,
+        must: bool,
+        row: CatalogRow | None = None,
+        indexed: Callable[[], None] | None = None,
+    ) -> Ticket:
+        run.bytes += sum(map(len, lines)) + len(lines)
+        run.ticket = self._record(run.ref, lines, durable=durable, must=must, row=row, indexed=indexed)
+        return run.ticket
+
+    def _started_durably(self, run: Run) -> None:
+        run.durable_records += 1
+
+    # Turns
+
+    def record_turns(
+        self, session: Session, run_id: str, bodies: Sequence[Body] | TurnTooLarge
+    ) -> tuple[TurnsRecorded, Ticket | None]:
+        """`runs.record_turns`, all or nothing. Without a ticket nothing was written. Raises Refusal, `Lookup`."""
+        run = self.find(run_id)
+        if run is None or not self._may_write(session, run):
+            return _dropped(run_id, "run_not_found"), None
+        if not run.is_open:
+            return _dropped(run_id, "run_terminal"), None
+        if isinstance(bodies, TurnTooLarge):
+            return _dropped(run_id, "turn_too_large"), None
+        if run.turns + len(bodies) > self._max_turns:
+            return _dropped(run_id, "run_turn_limit"), None
+        self._admit("turns")
+        base = run.turns
+        ticket = self.append(run, bodies)
+        return TurnsRecorded(run_id, base, len(bodies), ok=True), ticket
+
+    def append(self, run: Run, bodies: Sequence[Body], *, must: bool = False) -> Ticket:
+        """Gives turns their positions and hands them to the journal. The run is open.
+
+        `must`: turns of a submit that was admitted, which no ceiling and no bound of the journal refuses.
+        """
+        lines = [stamped(body, run.turns + i) for i, body in enumerate(bodies)]
+        run.turns += len(lines)
+        for body in bodies:
+            if body.tool is not None and len(run.tools) < MAX_TOOL_NAMES:
+                run.tools[body.tool] = None
+        return self._put(run, lines, partial(self._turns_durable, run, lines), must=must)
+
+    def _turns_durable(self, run: Run, lines: Sequence[bytes]) -> None:
+        first = run.durable_turns + 1
+        run.durable_turns += len(lines)
+        run.durable_records += len(lines)
+        if run.watchers:
+            self._publish(
+                run, [Event(run.ref, line, first + i, "in_progress") for i, line in enumerate(lines)]
+            )
+
+    def _publish(self, run: Run, events: Sequence[Event]) -> None:
+        for watcher in list(run.watchers):
+            for event in events:
+                if not watcher.offer(event):
+                    break
+
+    # The end
+
+    def complete(self, session: Session, run_id: str, outcome: AgentOutcome) -> Ticket:
+        """`runs.complete`. To anybody who may not, a run answers as one that does not exist. Raises Refusal, `Lookup`."""
+        run = self.find(run_id)
+        if run is None or not self.may_read(session, run):
+            raise unknown_run(run_id)
+        if not run.is_open:
+            raise Refusal(f"run `{run_id}` is already terminal — cannot record another outcome")
+        return self._end(run, Outcome(outcome))
+
+    def sweep(self, session_id: str, reason: IncompleteReason) -> None:
+        """Ends every run that is still this connection's and still open."""
+        for run in [run for run in self._runs.values() if run.session == session_id and run.is_open]:
+            self._end(run, Incomplete(reason))
+        self._started.pop(session_id, None)
+
+    def end_all(self, reason: IncompleteReason) -> int:
+        """Ends every open run: the daemon stops. Returns how many."""
+        still_open = [run for run in self._runs.values() if run.is_open]
+        for run in still_open:
+            self._end(run, Incomplete(reason))
+        return len(still_open)
+
+    def leave(self, session_id: str) -> None:
+        """The connection is gone: nothing is current there. Its runs stay open for the grace sweep to judge."""
+        self._current.pop(session_id, None)
+
+    def _end(self, run: Run, termination: Termination) -> Ticket:
+        ended_at = self._now()
+        record = Ended(
+            run_id=run.ref.run_id, agent_id=run.ref.agent_id, termination=termination, ended_at=ended_at
+        )
+        line = ended_line(record)
+        run.status, run.ended_at = status_of(termination), ended_at
+        if isinstance(termination, Outcome):
+            run.outcome, run.summary = termination.outcome.status, termination.outcome.summary
+        if run.session is not None and self._current.get(run.session) is run:
+            del self._current[run.session]
+        ended = partial(self._ended_durably, run, line)
+        return self._put(run, [line], ended, must=True, row=run.row(), indexed=partial(self._indexed, run))
+
+    def _ended_durably(self, run: Run, line: bytes) -> None:
+        run.durable_records += 1
+        if run.watchers:
+            self._publish(run, [Event(run.ref, line, run.durable_turns, run.status)])
+
+    def _indexed(self, run: Run) -> None:
+        """The catalog has the end: what is known of the run can be asked there from now on."""
+        self._runs.pop(run.ref.run_id, None)
+        self.remember(run.ref.run_id, run.row())
+
+    # Watching
+
+    def watch(self, run: Run, watcher: Watcher) -> None:
+        """Registers a watcher at the run's durable cursor: every record that becomes durable later is offered to it.
+        Of a run that has ended on disk nothing more will come."""
+        if run.is_live:
+            run.watchers[watcher] = None
+
+    def unwatch(self, run: Run, watcher: Watcher) -> None:
+        run.watchers.pop(watcher, None)
+
+
+def _dropped(run_id: str, why: DropReason) -> TurnsRecorded:
+    return TurnsRecorded(run_id, 0, 0, ok=False, dropped=why)
+
+
+def unknown_run(run_id: str) -> Refusal:
+    return Refusal(f"unknown run_id `{run_id}`")
+
+
+def slug(agent_name: str | None) -> str | None:
+    """`name:<slug>`, or `None` when nothing of the name is left (protocol `runs.md` section 2, "start")."""
+    made = re.sub(r"[^a-z0-9]+", "-", (agent_name or "").lower()).strip("-")[:64].strip("-")
+    return f"name:{made}" if made else None

@@ -1,0 +1,187 @@
+"""Who a connection is: authentication, roles, the agent it is bound to, the tools it offers (`wire.md` section 3).
+
+A `Session` belongs to one connection and dies with it. Deciding is synchronous, so "is this agent id free" and
+"it is mine now" are one step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from car_trio.state.values import Values
+from car_trio.wire.errors import (
+    MISSING_CAPABILITY,
+    NOT_AUTHENTICATED,
+    VERSION_MISMATCH,
+    Refusal,
+    invalid_params,
+)
+from car_trio.wire.session import PROTOCOL_VERSIONS, Authenticate, Authenticated, Handshake
+from car_trio.wire.tools import Tool
+
+MAX_AUTH_FAILURES = 10
+MAX_TOOLS = 1000
+OPEN_TO_ALL = frozenset({"session.auth", "server.health"})
+"""What a connection may call before it has said who it is."""
+
+
+class Fatal(Refusal):
+    """A refusal after which the connection is closed."""
+
+
+class Secrets:
+    """The two tokens of this start, as digests: comparing digests leaks neither length nor prefix."""
+
+    def __init__(self, token: str, host_token: str) -> None:
+        self._token = _digest(token)
+        self._host_token = _digest(host_token)
+
+    def is_token(self, candidate: str) -> bool:
+        return hmac.compare_digest(self._token, _digest(candidate))
+
+    def is_host_token(self, candidate: str) -> bool:
+        return hmac.compare_digest(self._host_token, _digest(candidate))
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
+
+
+class Attachments:
+    """Which connection speaks for which agent: at most one each."""
+
+    def __init__(self) -> None:
+        self._session_of: dict[str, str] = {}
+
+    def attach(self, agent_id: str, session_id: str) -> None:
+        """Raises Refusal when another connection holds the agent."""
+        if self._session_of.setdefault(agent_id, session_id) != session_id:
+            raise Refusal(
+                f"agent '{agent_id}' is already attached on another connection; close that one or wait until it ends"
+            )
+
+    def release(self, session_id: str) -> None:
+        for agent_id in [agent for agent, holder in self._session_of.items() if holder == session_id]:
+            del self._session_of[agent_id]
+
+    def session_of(self, agent_id: str) -> str | None:
+        return self._session_of.get(agent_id)
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One connection's identity. `open_house`: authentication is off, so everybody is everything."""
+
+    id: str
+    open_house: bool = False
+    authenticated: bool = False
+    host: bool = False
+    agent_id: str | None = None
+    failures: int = 0
+    protocol_version: int | None = None
+    tools: dict[str, Tool] = field(default_factory=dict)
+    state: Values = field(default_factory=Values)
+
+    def __post_init__(self) -> None:
+        if self.open_house:
+            self.authenticated = self.host = True
+
+    def require(self, method: str) -> None:
+        """Raises Fatal (-32001) unless this connection may call `method` at all."""
+        if not self.authenticated and method not in OPEN_TO_ALL:
+            raise Fatal(
+                f"auth required: '{method}' was called before session.auth; send session.auth with the daemon's token "
+                "first (CAR_AUTH_TOKEN, or the auth-token file)",
+                NOT_AUTHENTICATED,
+            )
+
+    def require_host(self, method: str) -> None:
+        """Raises Refusal unless this connection has the host role."""
+        if not self.host:
+            raise Refusal(f"'{method}' needs the host role; authenticate with session.auth {{host_token}}")
+
+    def register(self, tools: Iterable[Tool]) -> int:
+        """Offers tools, all or none; one of the same name is replaced. Raises Refusal (-32602) beyond 1,000."""
+        offered = {tool.name: tool for tool in tools}
+        if "" in offered:
+            raise invalid_params("tools.register: a tool's name must not be empty")
+        if len(self.tools.keys() | offered.keys()) > MAX_TOOLS:
+            raise invalid_params(
+                f"tools.register: a connection may have {MAX_TOOLS} tools; unregister some first"
+            )
+        self.tools.update(offered)
+        return len(offered)
+
+
+def authenticate(
+    session: Session, ask: Authenticate, secrets: Secrets | None, attachments: Attachments
+) -> Authenticated:
+    """`session.auth` in its three forms. All or nothing: a refused binding grants no role either.
+
+    `secrets` is `None` with authentication off. Raises Refusal, and Fatal at the tenth failure of a connection.
+    """
+    try:
+        _check_tokens(ask, secrets)
+        _bind(session, ask.agent_id, attachments)
+    except Refusal as refusal:
+        session.failures += 1
+        if session.failures >= MAX_AUTH_FAILURES:
+            raise Fatal(
+                f"{refusal.message}; {MAX_AUTH_FAILURES} failures, closing the connection", refusal.code
+            ) from None
+        raise
+    session.authenticated = True
+    session.host = session.host or ask.host_token is not None
+    return Authenticated(
+        True,
+        auth_enabled=secrets is not None,
+        role="host" if ask.host_token is not None else None,
+        agent_id=ask.agent_id,
+    )
+
+
+def _check_tokens(ask: Authenticate, secrets: Secrets | None) -> None:
+    if secrets is None:
+        return
+    if ask.token is None and ask.host_token is None:
+        raise invalid_params("session.auth requires { token } or { host_token }")
+    if ask.token is not None and not secrets.is_token(ask.token):
+        raise Refusal("auth failed: token mismatch; read the auth-token file again, it is new at each start")
+    if ask.host_token is not None and not secrets.is_host_token(ask.host_token):
+        raise Refusal(
+            "auth failed: host token mismatch; read the host-token file again, it is new at each start"
+        )
+
+
+def _bind(session: Session, agent_id: str | None, attachments: Attachments) -> None:
+    if agent_id is None:
+        return
+    if session.agent_id not in {None, agent_id}:
+        raise Refusal(
+            f"already bound to agent '{session.agent_id}'; open another connection for '{agent_id}'"
+        )
+    attachments.attach(agent_id, session.id)
+    session.agent_id = agent_id
+
+
+def shake(session: Session, ask: Handshake) -> None:
+    """`server.handshake`: versions 2 and 3, and no optional capability (protocol `wire.md` section 3)."""
+    if ask.protocol_version not in PROTOCOL_VERSIONS:
+        spoken = ", ".join(str(version) for version in PROTOCOL_VERSIONS)
+        raise Refusal(
+            f"protocol version mismatch: the client asks for {ask.protocol_version}, this daemon speaks {spoken}; "
+            "use a client that speaks one of them",
+            VERSION_MISMATCH,
+            {"supported": list(PROTOCOL_VERSIONS)},
+        )
+    if ask.required_capabilities:
+        missing = ", ".join(ask.required_capabilities)
+        raise Refusal(
+            f"required capabilities are not offered: {missing}; connect without requiring them",
+            MISSING_CAPABILITY,
+            {"missing": ask.required_capabilities},
+        )
+    session.protocol_version = ask.protocol_version

@@ -1,0 +1,274 @@
+"""The catalog's writing side: what is known about every run without opening its file (protocol `runs.md` section 3).
+
+SQLite, derived, rebuildable at any time, never the truth. A row is written after the lines it describes are synced,
+so the catalog may be behind the files and is never ahead of them. Whether it can be trusted at boot is decided by a
+mark of a clean stop that lies outside of it (`run/clean-stop`) and must name the same stop as the catalog does: an
+old catalog put back from a backup is not trusted. Anything that looks wrong is thrown away; the files make it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from car_trio.store.disk import Disk, NotRegularError
+from car_trio.store.layout import Layout, RunRef
+from car_trio.wire.runs import CatalogRow as CatalogRow
+
+LOG = logging.getLogger("car_trio.catalog")
+SCHEMA_VERSION = 1
+COLUMNS = (
+    "run_id, agent_id, intent, outcome_description, started_at, ended_at, status, outcome, summary, turn_count, "
+    "tools, bytes, mtime_ns"
+)
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL, agent_id TEXT NOT NULL, intent TEXT NOT NULL, outcome_description TEXT,
+    started_at TEXT NOT NULL, ended_at TEXT, status TEXT NOT NULL, outcome TEXT, summary TEXT NOT NULL,
+    turn_count INTEGER NOT NULL, tools TEXT NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    folded TEXT,
+    UNIQUE (run_id, agent_id)
+);
+CREATE INDEX runs_listed ON runs (agent_id, started_at DESC, run_id DESC);
+CREATE INDEX runs_newest ON runs (started_at DESC, run_id DESC);
+CREATE INDEX runs_open ON runs (agent_id, run_id) WHERE ended_at IS NULL;
+"""
+_WORDS = "CREATE VIRTUAL TABLE words USING fts5 (intent, outcome_description, summary, tools)"
+_UPSERT = f"""
+INSERT INTO runs ({COLUMNS}, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id, agent_id) DO UPDATE SET
+    intent = excluded.intent, outcome_description = excluded.outcome_description, started_at = excluded.started_at,
+    ended_at = excluded.ended_at, status = excluded.status, outcome = excluded.outcome, summary = excluded.summary,
+    turn_count = excluded.turn_count, tools = excluded.tools, bytes = excluded.bytes,
+    mtime_ns = excluded.mtime_ns, folded = excluded.folded
+RETURNING id
+"""  # noqa: S608 - COLUMNS is a constant
+
+
+class CatalogWriter:
+    """The only writing connection. Used by one thread at a time; `open_catalog` makes it."""
+
+    def __init__(self, layout: Layout, disk: Disk, connection: sqlite3.Connection, *, clean: bool) -> None:
+        self._layout = layout
+        self._disk = disk
+        self._connection = connection
+        self.full_text = _full_text(connection)
+        self.clean = clean
+        """It knows all runs and which are open: it was closed in order, or `complete` was called since."""
+
+    def write(self, rows: Sequence[CatalogRow], gone: Iterable[RunRef] = ()) -> None:
+        """Write rows and take out those of removed runs, in one transaction; `sqlite3.Error` when it cannot."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for row in rows:
+                self._put(row)
+            for ref in gone:
+                self._drop(ref)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            # What is damaged is made anew at the next boot; what is only locked or full heals.
+            self.clean &= isinstance(error, sqlite3.OperationalError)
+            raise
+
+    def open_runs(self) -> list[RunRef]:
+        """The runs without an end, as far as the catalog knows."""
+        query = "SELECT agent_id, run_id FROM runs WHERE ended_at IS NULL"
+        return [RunRef(*found) for found in self._connection.execute(query)]
+
+    def sizes(self) -> dict[RunRef, tuple[int, int]]:
+        """Bytes and time of change of every run's files, as they were when its row was written."""
+        query = "SELECT agent_id, run_id, bytes, mtime_ns FROM runs"
+        found = self._connection.execute(query)
+        return {RunRef(agent_id, run_id): (size, mtime) for agent_id, run_id, size, mtime in found}
+
+    def complete(self) -> None:
+        """All runs have their rows now: readers may rely on it."""
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('complete', '1')")
+        self.clean = True
+
+    def ended_rows(self) -> list[CatalogRow]:
+        """All runs with an end."""
+        query = f"SELECT {COLUMNS} FROM runs WHERE ended_at IS NOT NULL"  # noqa: S608 - a constant
+        return [decode_row(found) for found in self._connection.execute(query)]
+
+    def close(self, *, clean: bool) -> None:
+        """Close; `clean` when everything that was written to files since it was complete is written here too."""
+        stop = secrets.token_hex(16)
+        clean = clean and self.clean
+        try:
+            if clean:
+                self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('stop', ?)", (stop,))
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.close()
+        except sqlite3.Error as error:
+            LOG.warning(
+                "the catalog cannot be closed in order (%s): the next start looks at every file", error
+            )
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            return
+        if clean:
+            _mark_clean_stop(self._disk, self._layout, stop)
+
+    def _put(self, row: CatalogRow) -> None:
+        tools = msgspec.json.encode(row.tools).decode()
+        text = (row.intent, row.outcome_description or "", row.summary, " ".join(row.tools))
+        values = (
+            row.run_id, row.agent_id, row.intent, row.outcome_description, row.started_at, row.ended_at, row.status,
+            row.outcome, row.summary, row.turn_count, tools, row.bytes, row.mtime_ns,
+            None if self.full_text else fold(" ".join(text)),
+        )  # fmt: skip
+        (identifier,) = self._connection.execute(_UPSERT, values).fetchone()
+        if self.full_text:
+            self._connection.execute("DELETE FROM words WHERE rowid = ?", (identifier,))
+            self._connection.execute(
+                "INSERT INTO words (rowid, intent, outcome_description, summary, tools) VALUES (?, ?, ?, ?, ?)",
+                (identifier, *text),
+            )
+
+    def _drop(self, ref: RunRef) -> None:
+        query = "DELETE FROM runs WHERE run_id = ? AND agent_id = ? RETURNING id"
+        for (identifier,) in self._connection.execute(query, (ref.run_id, ref.agent_id)).fetchall():
+            if self.full_text:
+                self._connection.execute("DELETE FROM words WHERE rowid = ?", (identifier,))
+
+
+def open_catalog(layout: Layout, disk: Disk, *, full_text: bool = True) -> CatalogWriter | None:
+    """Open the catalog for writing, made anew where it cannot be trusted at all; None when there can be none.
+
+    The caller holds the store's lock. Until it is closed in order again it counts as unclean, also after a power cut.
+    """
+    stop = _take_clean_stop(disk, layout)
+    for anew in (False, True):
+        try:
+            if anew:
+                _throw_away(disk, layout)
+            return _open(layout, disk, stop, full_text=full_text)
+        except sqlite3.Error as error:
+            LOG.warning("%s is not usable (%s): it is made anew from the run files", layout.catalog, error)
+        except OSError as error:
+            LOG.warning("there is no catalog (%s): run files are read instead", error)
+            return None
+    return None
+
+
+def fold(text: str) -> str:
+    """Words as the search without FTS5 compares them: case-folded, each after one space."""
+    return " " + " ".join(re.findall(r"\w+", text.casefold().replace("_", " ")))
+
+
+def decode_row(found: tuple[Any, ...]) -> CatalogRow:
+    """A row from its columns, in the order of `COLUMNS`."""
+    values = dict(zip(CatalogRow.__struct_fields__, found, strict=True))
+    values["tools"] = msgspec.json.decode(values["tools"])
+    return msgspec.convert(values, CatalogRow)
+
+
+def schema_is_ours(connection: sqlite3.Connection) -> bool:
+    """Whether this is a catalog of this version; `sqlite3.Error` when it is not readable as one."""
+    return bool(connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,))
+
+
+def note_of(connection: sqlite3.Connection, key: str) -> str | None:
+    """What the catalog says of itself: `stop` names its last clean stop, `complete` is there once all runs are."""
+    found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return found[0] if found else None
+
+
+def clean_stop(disk: Disk, layout: Layout) -> str | None:
+    """The clean stop that the mark beside the catalog speaks of."""
+    try:
+        descriptor = disk.open_read(layout.clean_stop)
+    except OSError:
+        return None
+    try:
+        return disk.pread(descriptor, 64, 0).decode("ascii", "replace") or None
+    finally:
+        disk.close(descriptor)
+
+
+def _open(layout: Layout, disk: Disk, stop: str | None, *, full_text: bool) -> CatalogWriter:
+    with suppress(FileExistsError):
+        disk.close(disk.create(layout.catalog))  # SQLite would make it with the umask's mode
+    if not disk.stat(layout.catalog).regular:
+        raise NotRegularError(layout.catalog)
+    connection = sqlite3.connect(layout.catalog, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            _create(connection, full_text=full_text)
+        clean = _trust(connection, stop)
+        connection.execute("DELETE FROM meta WHERE key = 'stop' OR key = ?", ("" if clean else "complete",))
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return CatalogWriter(layout, disk, connection, clean=clean)
+
+
+def _create(connection: sqlite3.Connection, *, full_text: bool) -> None:
+    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    if full_text:
+        with suppress(sqlite3.OperationalError):  # this SQLite was built without FTS5
+            connection.execute(_WORDS)
+
+
+def _trust(connection: sqlite3.Connection, stop: str | None) -> bool:
+    """Whether it is complete; `sqlite3.DatabaseError` when it is not even usable."""
+    if not schema_is_ours(connection):
+        raise sqlite3.DatabaseError("another schema version")
+    if stop is not None and note_of(connection, "stop") == stop:
+        return True
+    if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("damaged")
+    return False
+
+
+def _full_text(connection: sqlite3.Connection) -> bool:
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'words'"
+    return connection.execute(query).fetchone() is not None
+
+
+def catalog_files(layout: Layout) -> list[Path]:
+    """The catalog and what SQLite puts beside it."""
+    return [layout.catalog.with_name(layout.catalog.name + suffix) for suffix in ("", "-wal", "-shm")]
+
+
+def _throw_away(disk: Disk, layout: Layout) -> None:
+    for path in catalog_files(layout):
+        with suppress(FileNotFoundError):
+            disk.unlink(path)
+
+
+def _take_clean_stop(disk: Disk, layout: Layout) -> str | None:
+    stop = clean_stop(disk, layout)
+    with suppress(FileNotFoundError):
+        disk.unlink(layout.clean_stop)
+        # Otherwise a power cut could bring the mark back beside a catalog that has changed since.
+        disk.sync_directory(layout.run)
+    return stop
+
+
+def _mark_clean_stop(disk: Disk, layout: Layout, stop: str) -> None:
+    try:
+        descriptor = disk.create(layout.clean_stop)
+        try:
+            disk.write(descriptor, stop.encode())
+            disk.sync(descriptor)
+        finally:
+            disk.close(descriptor)
+        disk.sync_directory(layout.run)
+    except OSError as error:
+        LOG.warning("the clean stop cannot be noted (%s): the next start looks at every file", error)

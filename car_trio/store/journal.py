@@ -1,0 +1,475 @@
+"""The journal: the one owner of everything the store writes (protocol `runs.md` section 3).
+
+```text
+loop:    put ─ append to `waiting` ─┐ hand over         ┌ durable() · settled(None) · on_health
+thread:                             └ write · sync ─────┘ then the catalog
+```
+`put` decides and returns; it never blocks and never refuses, so it is legal in a cancelled scope. One batch is on its
+way at a time and everything that arrives meanwhile gathers for the next: group commit without a timer. What landed is
+told on the loop, in put order per file, in the step in which it became true.
+
+A put that failed is kept, later puts of the same file queue behind it, and both are tried again by themselves with a
+growing pause; other files go on. While anything is kept the journal is *degraded*: `check` refuses what is new,
+nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it is pending.
+
+Leaving `open_journal` writes all that waits, behind the program's only shield: whoever cancels the program must not
+cancel what it has promised. An `OSError` never leaves this module. Anything else does: an error of the journal's own
+machinery ends the process, because a journal that might be wrong may not acknowledge anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import trio
+
+from car_trio.store.catalog import CatalogRow, CatalogWriter
+from car_trio.store.disk import Disk
+from car_trio.store.layout import Layout, RunRef
+from car_trio.store.writing import Append, Durability, Indexed, Landed, Removal, Target, Writer
+from car_trio.wire.errors import Refusal, storage_degraded
+
+LOG = logging.getLogger("car_trio.journal")
+PENDING_SECONDS = 20.0
+KEPT_BYTES = 64 << 20
+RETRY_SECONDS = 0.25
+MAX_RETRY_SECONDS = 5.0
+FREE_SPACE_AGE = 1.0
+_LAST_TRIES = (0.0, 0.25, 0.5, 1.0)
+
+Settled = Callable[[Refusal | None], None]
+Health = Callable[[str | None], None]
+
+
+class Ticket:
+    """What a put gave back: whoever waits for it is told once, when it is true or when it is late."""
+
+    __slots__ = ("_callbacks", "_outcome", "_settled")
+
+    def __init__(self) -> None:
+        self._callbacks: list[Settled] = []
+        self._settled = False
+        self._outcome: Refusal | None = None
+
+    def then(self, settled: Settled) -> None:
+        """Call `settled(None)` once it is durable or `settled(refusal)` once it is late; at once if that is known."""
+        if self._settled:
+            settled(self._outcome)
+        else:
+            self._callbacks.append(settled)
+
+    def settle(self, outcome: Refusal | None) -> None:
+        """The journal's word. After a late word the true one is still noted, for whoever asks then."""
+        self._settled, self._outcome = True, outcome
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(outcome)
+
+    @property
+    def settled(self) -> bool:
+        return self._settled
+
+
+class RemovalTicket(Ticket):
+    """The ticket of a removal. A removal that failed is not tried again: its refusal says `pending: false`."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        """What the removal freed, once it is settled."""
+
+
+@dataclass(slots=True, eq=False)
+class _Put:
+    """A put on the loop's side."""
+
+    append: Append
+    durable: Callable[[], None] | None
+    counted_bytes: int
+    ticket: Ticket
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is on its way to the disk. `retries` says how many of its puts are first in line for each kept file."""
+
+    puts: list[_Put]
+    removals: list[tuple[Removal, RemovalTicket]]
+    retries: dict[Target, int]
+    flush: bool
+
+
+class Journal:
+    """Use `open_journal`. All methods belong to the loop; `_write` and `_work` run in the writing thread."""
+
+    def __init__(
+        self, writer: Writer, *, sync_interval: float, keep_free_bytes: int, on_health: Health, threads: bool
+    ) -> None:
+        self._writer = writer
+        self._sync_interval = sync_interval
+        self._keep_free_bytes = keep_free_bytes
+        self._on_health = on_health
+        self._token = trio.lowlevel.current_trio_token()
+        self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True) if threads else None
+        self._waiting: list[_Put] = []
+        self._removals: list[tuple[Removal, RemovalTicket]] = []
+        self._kept: dict[Target, list[_Put]] = {}
+        self._late: deque[tuple[float, Ticket]] = deque()
+        self._to_rewrite = False
+        self._busy = False
+        self._closed = False
+        self._retry_due = self._flush_due = self._index_due = False
+        self._retry_at = self._flush_at = self._index_at = math.inf
+        self._retry_pause = RETRY_SECONDS
+        self._measured_at = -math.inf
+        self._alarm = trio.CancelScope()
+        self._rest = trio.Event()
+        self._bug: BaseException | None = None
+        self.degraded: str | None = None
+        """Why accepted lines cannot be written now; None while all is well."""
+        self.free_bytes: int | None = None
+        """What the file system had left when last asked; None when it does not say."""
+        self.pending_bytes = 0
+        """Lines that are accepted and not durable yet, without those that are never refused."""
+        self.puts = 0
+        self.batches = 0
+        self.failures = 0
+
+    def put(
+        self,
+        ref: RunRef,
+        lines: Sequence[bytes],
+        *,
+        durable: Callable[[], None],
+        must: bool = False,
+        row: CatalogRow | None = None,
+        indexed: Indexed | None = None,
+    ) -> Ticket:
+        """Accept encoded records of a run. Never blocks, never refuses: ask `check` before anything changes.
+
+        `durable()` is called exactly once, in put order per run, when the lines are true in the mode that is set.
+        `must` lines are not counted against the bound on kept bytes. `row` reaches the catalog after the lines are
+        synced, with size and time filled in, then `indexed()` is called.
+        """
+        payload = b"\n".join(lines) + b"\n" if lines else b""
+        return self._accept(
+            Append(ref, payload, row=row, indexed=indexed), durable, 0 if must else len(payload)
+        )
+
+    def log(self, relative: str, line: bytes, *, sync: bool = False) -> Ticket:
+        """Append a line to another journal file under the root; `ValueError` for a path that leaves it."""
+        Layout.check_relative(relative)
+        return self._accept(Append(relative, line + b"\n", sync=sync), None, len(line) + 1)
+
+    def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
+        """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
+        ticket = RemovalTicket()
+        self._removals.append((Removal(ref, tombstone), ticket))
+        self._hand_over()
+        return ticket
+
+    def check(self, purpose: Literal["start", "turns"]) -> None:
+        """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked about."""
+        self._measure_if_stale()
+        if self.degraded is not None:
+            raise storage_degraded(self.degraded, pending=False)
+        if self.pending_bytes >= KEPT_BYTES:
+            raise storage_degraded(f"{self.pending_bytes} bytes already wait for the disk", pending=False)
+        needed = self._keep_free_bytes if purpose == "start" else self._keep_free_bytes // 2
+        if self.free_bytes is not None and self.free_bytes < needed:
+            why = (
+                f"the disk has {self.free_bytes} bytes free, fewer than the {needed} that are kept in reserve"
+            )
+            raise storage_degraded(why, pending=False)
+
+    async def ping(self) -> None:
+        """Return when the writing thread answers; what is on its way is finished first."""
+        answered = trio.Event()
+        self._post(lambda: self._deliver(answered.set))
+        await answered.wait()
+
+    def _accept(self, append: Append, durable: Callable[[], None] | None, counted_bytes: int) -> Ticket:
+        if self._closed:
+            raise RuntimeError("the journal is closed")
+        put = _Put(append, durable, counted_bytes, Ticket())
+        self.puts += 1
+        self.pending_bytes += counted_bytes
+        late_at = trio.current_time() + PENDING_SECONDS
+        self._late.append((late_at, put.ticket))
+        if late_at < self._alarm.deadline:
+            self._alarm.deadline = late_at
+        if (kept := self._kept.get(append.target)) is not None:
+            kept.append(put)
+        else:
+            self._waiting.append(put)
+            self._hand_over()
+        return put.ticket
+
+    def _hand_over(self) -> None:
+        """Give the thread everything that waits, unless it has a batch: then it gathers for the next."""
+        due = self._retry_due or self._flush_due or self._index_due
+        if self._busy or not (due or self._waiting or self._removals):
+            return
+        kept = {target: list(puts) for target, puts in self._kept.items()} if self._retry_due else {}
+        puts = [put for waiting in kept.values() for put in waiting] + self._waiting
+        retries = {target: len(waiting) for target, waiting in kept.items()}
+        batch = _Batch(puts, self._removals, retries, self._flush_due or self._retry_due)
+        self._waiting, self._removals = [], []
+        self._retry_due = self._flush_due = self._index_due = False
+        self._busy = True
+        self.batches += 1
+        self._post(partial(self._write, batch))
+
+    def _write(self, batch: _Batch) -> None:
+        """In the writing thread: the batch, and once the answer is on its way the catalog."""
+        appends = [put.append for put in batch.puts]
+        removals = [removal for removal, _ in batch.removals]
+        self._deliver(self._land, batch, self._writer.write(appends, removals, flush=batch.flush))
+        told = self._writer.index()
+        if told or self._writer.rows_wait:
+            self._deliver(self._note_indexed, told, self._writer.rows_wait)
+
+    def _land(self, batch: _Batch, landed: Landed) -> None:
+        """On the loop: keep what failed, start the next batch, then tell everybody what became true."""
+        now = trio.current_time()
+        self._busy = False
+        self._note_free(landed.free_bytes)
+        self._keep_failed(batch, landed)
+        self._note_health(landed, now)
+        if not landed.unsynced:
+            self._flush_at = math.inf
+        elif self._flush_at == math.inf:
+            self._flush_at = now + self._sync_interval
+        self._hand_over()
+        for put in batch.puts:
+            if put.append.target not in landed.failed:
+                self._tell(put)
+        for removal, ticket in batch.removals:
+            ticket.bytes = landed.freed.get(removal, 0)
+            error = landed.refused.get(removal)
+            ticket.settle(storage_degraded(_cause(error), pending=False) if error else None)
+        self._set_alarm()
+        if not self._busy:
+            self._rest.set()
+
+    def _keep_failed(self, batch: _Batch, landed: Landed) -> None:
+        for target, count in batch.retries.items():
+            if target not in landed.failed:
+                self._waiting += self._kept.pop(target)[count:]
+        fresh = landed.failed.keys() - batch.retries.keys()
+        if fresh:
+            for put in batch.puts + self._waiting:
+                if put.append.target in fresh:
+                    self._kept.setdefault(put.append.target, []).append(put)
+            self._waiting = [put for put in self._waiting if put.append.target not in fresh]
+
+    def _note_health(self, landed: Landed, now: float) -> None:
+        errors = [*landed.failed.values(), *([landed.trouble] if landed.trouble else [])]
+        self.failures += len(errors)
+        self._to_rewrite = landed.to_rewrite
+        if errors:
+            self._degrade(_cause(errors[0]))
+        if self._kept or self._to_rewrite:
+            if self._retry_at == math.inf and not self._retry_due:
+                self._retry_at = now + self._retry_pause
+                self._retry_pause = min(self._retry_pause * 2, MAX_RETRY_SECONDS)
+        elif self.degraded is not None:
+            self._retry_at, self._retry_pause = math.inf, RETRY_SECONDS
+            self.degraded = None
+            LOG.warning("the storage works again: everything that was kept is written")
+            self._on_health(None)
+
+    def _degrade(self, cause: str) -> None:
+        if self.degraded is None:
+            self.degraded = cause
+            LOG.error("storage degraded: %s; what was accepted is kept and tried again", cause)
+            self._on_health(cause)
+
+    def _tell(self, put: _Put) -> None:
+        self.pending_bytes -= put.counted_bytes
+        if put.durable is not None:
+            put.durable()
+        put.ticket.settle(None)
+
+    def _note_indexed(self, told: list[Indexed], rows_wait: bool) -> None:
+        self._index_at = trio.current_time() + MAX_RETRY_SECONDS if rows_wait else math.inf
+        for indexed in told:
+            indexed()
+        self._set_alarm()
+
+    def _note_free(self, free_bytes: int | None) -> None:
+        self.free_bytes, self._measured_at = free_bytes, trio.current_time()
+
+    def _measure_if_stale(self) -> None:
+        # A start that was refused for space writes nothing, so nothing else would notice that there is space again.
+        if trio.current_time() - self._measured_at > FREE_SPACE_AGE and not self._closed:
+            self._measured_at = trio.current_time()
+            self._post(lambda: self._deliver(self._note_free, self._writer.free_bytes()))
+
+    def _set_alarm(self) -> None:
+        while self._late and self._late[0][1].settled:
+            self._late.popleft()
+        late_at = self._late[0][0] if self._late else math.inf
+        self._alarm.deadline = min(late_at, self._retry_at, self._flush_at, self._index_at)
+
+    async def tend(self) -> None:
+        """Keep the journal's time: retries, flushes and late words; raise its bug if it has one."""
+        while self._bug is None:
+            with trio.CancelScope() as self._alarm:
+                self._set_alarm()
+                await trio.sleep_forever()
+            self._strike(trio.current_time())
+        raise self._bug
+
+    def _strike(self, now: float) -> None:
+        """Do what is due at this time."""
+        if now >= self._retry_at:
+            self._retry_at, self._retry_due = math.inf, True
+        if now >= self._flush_at:
+            self._flush_at, self._flush_due = math.inf, True
+        if now >= self._index_at:
+            self._index_at, self._index_due = math.inf, True
+        while self._late and self._late[0][0] <= now:
+            _, ticket = self._late.popleft()
+            if not ticket.settled:
+                self._degrade(f"the disk has not answered for {PENDING_SECONDS:.0f} s")
+                ticket.settle(storage_degraded(self.degraded or "", pending=True))
+        self._hand_over()
+
+    async def close(self) -> None:
+        """Write and sync all that waits, then give everything back. Only `open_journal` calls this, shielded."""
+        for pause in _LAST_TRIES:
+            await trio.sleep(pause)
+            self._retry_due = True
+            self._hand_over()
+            await self._until_rest()
+            if self._bug is not None or not (self._kept or self._to_rewrite):
+                break
+        self._closed = self._busy = True
+        self._post(partial(self._write_last, clean=not (self._kept or self._to_rewrite)))
+        await self._until_rest()
+        self._give_up()
+        self._mailbox.put(None)
+
+    async def _until_rest(self) -> None:
+        while self._busy and self._bug is None:
+            self._rest = trio.Event()
+            await self._rest.wait()
+
+    def _write_last(self, *, clean: bool) -> None:
+        self._writer.close(clean=clean)
+        self._deliver(self._come_to_rest)
+
+    def _come_to_rest(self) -> None:
+        self._busy = False
+        self._rest.set()
+
+    def _give_up(self) -> None:
+        """The disk did not heal before the end: say what is lost, to the log and to whoever still waits."""
+        for target, puts in self._kept.items():
+            LOG.critical(
+                "%s: %d accepted puts could not be written before the end: %s",
+                target,
+                len(puts),
+                self.degraded,
+            )
+            for put in puts:
+                if not put.ticket.settled:
+                    put.ticket.settle(
+                        storage_degraded(f"{self.degraded}, until the daemon stopped", pending=False)
+                    )
+
+    def start(self) -> None:
+        if self._thread is not None:
+            self._thread.start()
+
+    def _post(self, job: Callable[[], None]) -> None:
+        """Have the writing thread do a job; without a thread the loop does it, at its next turn."""
+        if self._thread is None:
+            self._token.run_sync_soon(self._guard, job)
+        else:
+            self._mailbox.put(job)
+
+    def _work(self) -> None:
+        while (job := self._mailbox.get()) is not None:
+            try:
+                job()
+            except trio.RunFinishedError:
+                return
+            except BaseException as bug:
+                self._token.run_sync_soon(self._crash, bug)
+                return
+
+    def _deliver(self, tell: Callable[..., None], *args: Any) -> None:
+        self._token.run_sync_soon(self._guard, partial(tell, *args))
+
+    def _guard(self, tell: Callable[[], None]) -> None:
+        # An exception that left here would end the loop without unwinding anything.
+        try:
+            tell()
+        except Exception as bug:
+            self._crash(bug)
+
+    def _crash(self, bug: BaseException) -> None:
+        self._bug = self._bug or bug
+        self._rest.set()
+        self._alarm.cancel()
+
+
+@asynccontextmanager
+async def open_journal(
+    layout: Layout,
+    disk: Disk,
+    *,
+    durability: Durability = "always",
+    sync_interval_ms: int = 1000,
+    keep_free_bytes: int = 268435456,
+    held_files: int = 256,
+    sync_threads: int = 16,
+    catalog: CatalogWriter | None,
+    on_health: Health,
+) -> AsyncGenerator[Journal]:
+    """The journal of one state root; the caller holds the root's lock.
+
+    With `sync_threads=0` there are no threads at all: the loop itself writes and syncs. That is for tests in virtual
+    time, whose clock would otherwise run ahead of the disk. Leaving waits, shielded, until all is written or the
+    disk has refused several times; raises what the body raised in an exception group, as a nursery does.
+    """
+    layout.prepare(disk)
+    writer = Writer(
+        layout, disk, durability=durability, held_files=held_files, sync_threads=sync_threads, catalog=catalog
+    )
+    journal = Journal(
+        writer,
+        sync_interval=sync_interval_ms / 1000,
+        keep_free_bytes=keep_free_bytes,
+        on_health=on_health,
+        threads=sync_threads > 0,
+    )
+    journal.free_bytes = writer.free_bytes()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(journal.tend)
+        journal.start()
+        try:
+            yield journal
+        finally:
+            with trio.CancelScope(shield=True):
+                await journal.close()
+            nursery.cancel_scope.cancel()
+
+
+def _cause(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"

@@ -1,0 +1,131 @@
+"""Which runs there are: asked of the catalog, and of the run files when the catalog cannot answer.
+
+For threads. Reading changes nothing on disk. The catalog is opened when it is first needed and anew after it failed,
+so an index may be older than the catalog it reads and may outlive the daemon beside which it reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from car_trio.store.catalog import fold
+from car_trio.store.catalog_reader import CatalogReader, decode_cursor, encode_cursor, open_reader, utc_time
+from car_trio.store.disk import Disk
+from car_trio.store.layout import Layout
+from car_trio.store.survey import all_rows, find_run, summarize
+from car_trio.wire.runs import CatalogRow, SearchRuns
+
+LOG = logging.getLogger("car_trio.store")
+T = TypeVar("T")
+_Rows = list[CatalogRow]
+_Paged = tuple[_Rows, str | None]
+
+
+class RunIndex:
+    """Finds, lists and searches runs. With `use_catalog=False` only the files are asked."""
+
+    def __init__(self, layout: Layout, disk: Disk, *, use_catalog: bool = True) -> None:
+        self._layout = layout
+        self._disk = disk
+        self._use_catalog = use_catalog
+        self._reader: CatalogReader | None = None
+
+    def find(self, run_id: str) -> CatalogRow | None:
+        """The run with this id, whoever owns it."""
+        return self._ask(lambda reader: reader.find(run_id), lambda: self._find_file(run_id))
+
+    def search(self, ask: SearchRuns) -> _Paged:
+        """The runs that match all that is asked, newest first, and the cursor of the next page."""
+
+        def in_catalog(reader: CatalogReader) -> _Paged:
+            found = reader.search(
+                ask.query,
+                agent_id=ask.agent_id,
+                status=ask.status,
+                outcome=ask.outcome,
+                tool=ask.tool,
+                since=ask.since,
+                until=ask.until,
+                cursor=ask.cursor,
+                limit=ask.limit,
+            )
+            return found.rows, found.next_cursor
+
+        def in_files() -> _Paged:
+            rows = all_rows(self._disk, self._layout, ask.agent_id)
+            return _page(matching(rows, ask), ask.cursor, ask.limit)
+
+        return self._ask(in_catalog, in_files)
+
+    def close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def list(self, agent_id: str, cursor: str | None = None, limit: int | None = None) -> _Paged:
+        """The runs of an agent, newest first, and the cursor of the next page."""
+
+        def in_catalog(reader: CatalogReader) -> _Paged:
+            found = reader.list(agent_id, cursor, limit)
+            return found.rows, found.next_cursor
+
+        def in_files() -> _Paged:
+            return _page(all_rows(self._disk, self._layout, agent_id), cursor, limit)
+
+        return self._ask(in_catalog, in_files)
+
+    def _ask(self, catalog: Callable[[CatalogReader], T], files: Callable[[], T]) -> T:
+        reader = self._open()
+        if reader is None:
+            return files()
+        try:
+            return catalog(reader)
+        except sqlite3.Error as error:
+            LOG.warning("the catalog does not answer (%s): reading run files", error)
+            self.close()
+            return files()
+
+    def _open(self) -> CatalogReader | None:
+        if self._reader is None and self._use_catalog:
+            self._reader = open_reader(self._layout, self._disk)
+        return self._reader
+
+    def _find_file(self, run_id: str) -> CatalogRow | None:
+        ref = find_run(self._disk, self._layout, run_id)
+        return None if ref is None else summarize(self._disk, self._layout, ref)
+
+
+def matching(rows: Iterable[CatalogRow], ask: SearchRuns) -> _Rows:
+    """Those of the rows that match all that is asked."""
+    since = None if ask.since is None else utc_time("since", ask.since)
+    until = None if ask.until is None else utc_time("until", ask.until)
+    words = fold(ask.query or "").split()
+    return [
+        row
+        for row in rows
+        if ask.agent_id in (None, row.agent_id)
+        and ask.status in (None, row.status)
+        and ask.outcome in (None, row.outcome)
+        and (ask.tool is None or ask.tool in row.tools)
+        and (since is None or row.started_at >= since)
+        and (until is None or row.started_at <= until)
+        and _has_words(row, words)
+    ]
+
+
+def _has_words(row: CatalogRow, words: list[str]) -> bool:
+    text = fold(" ".join((row.intent, row.outcome_description or "", row.summary, *row.tools)))
+    return all(f" {word}" in text for word in words)
+
+
+def _page(found: Iterable[CatalogRow], cursor: str | None, limit: int | None) -> _Paged:
+    rows = sorted(found, key=lambda row: (row.started_at, row.run_id), reverse=True)
+    if cursor is not None:
+        after = decode_cursor(cursor)
+        rows = [row for row in rows if (row.started_at, row.run_id) < after]
+    if limit is None or len(rows) <= limit:
+        return rows, None
+    return rows[:limit], encode_cursor(rows[limit - 1]) if limit else cursor

@@ -1,0 +1,88 @@
+"""Who is talking: `session.*`, `server.*` and `state.*` (protocol `wire.md` sections 3 and 5)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from car_trio.wire.tools import Tool
+
+PROTOCOL_VERSIONS = (2, 3)
+
+
+class Authenticate(Struct, omit_defaults=True):
+    """`session.auth`: the daemon's token, or the host's; `agent_id` binds the connection to an agent."""
+
+    token: str | None = None
+    host_token: str | None = None
+    agent_id: str | None = None
+    memory_namespace: str | None = None
+
+
+class Authenticated(Struct, omit_defaults=True):
+    ok: Literal[True]
+    auth_enabled: bool
+    role: Literal["host"] | None = None
+    agent_id: str | None = None
+
+
+class Handshake(Struct, omit_defaults=True):
+    protocol_version: int
+    client_version: str | None = None
+    required_capabilities: list[str] = []
+
+
+class ServerName(Struct):
+    name: str
+    version: str
+
+
+class Shaken(Struct):
+    """No `server_version`: any value but the client's own makes 0.58 print a version-skew warning."""
+
+    protocol_version: int
+    client_protocol_version: int
+    server: ServerName
+
+
+class Health(Struct):
+    ok: bool
+    version: str
+    protocol_versions: tuple[int, ...]
+    uptime_secs: float
+    auth_enabled: bool
+    store: Literal["ok", "degraded"]
+    durability: str
+
+
+class InitSession(Struct, omit_defaults=True):
+    tools: list[Tool] = []
+
+
+class SessionReady(Struct):
+    session_id: str
+    tools_registered: int
+    policies_registered: int
+
+
+class StateKey(Struct, omit_defaults=True):
+    key: str
+    tenant_id: str | None = None
+
+
+class SetState(Struct, omit_defaults=True):
+    key: str
+    value: Raw | UnsetType = UNSET
+    tenant_id: str | None = None
+
+
+class WholeState(Struct, omit_defaults=True):
+    tenant_id: str | None = None
+
+
+class NoParams(Struct):
+    """A method that takes nothing; what is sent anyway is ignored."""
+
+
+JsonObject = dict[str, Any]

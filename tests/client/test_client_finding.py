@@ -1,0 +1,89 @@
+"""Where the client looks for the daemon and for its secrets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from car_trio.client.finding import Search, Tcp, Unix, parse_address
+
+
+@pytest.fixture
+def daemon_file(tmp_path: Path) -> Path:
+    path = tmp_path / "home" / "run" / "daemon.json"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_an_argument_wins_over_the_environment_and_the_daemon_file(
+    monkeypatch: pytest.MonkeyPatch, daemon_file: Path
+) -> None:
+    monkeypatch.setenv("CAR_DAEMON_URL", "ws://environment:2")
+    daemon_file.write_text(json.dumps({"url": "ws://file:3"}))
+    assert Search(url="ws://argument:1").endpoint().address == Tcp("argument", 1, "/")
+    assert Search(socket=Path("/s")).endpoint().address == Unix("/s")
+    assert Search().endpoint().address == Tcp("environment", 2, "/")
+    monkeypatch.delenv("CAR_DAEMON_URL")
+    assert Search().endpoint().address == Tcp("file", 3, "/")
+
+
+def test_without_a_daemon_file_the_default_address_is_tried_and_says_so(daemon_file: Path) -> None:
+    found = Search().endpoint()
+    assert str(found.address) == "ws://127.0.0.1:9100/"
+    assert str(daemon_file) in found.found_by
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"url": 5}', "{}"])
+def test_a_daemon_file_that_says_nothing_useful_is_passed_over(daemon_file: Path, content: str) -> None:
+    daemon_file.write_text(content)
+    assert Search().endpoint().address == Tcp("127.0.0.1", 9100, "/")
+
+
+def test_a_daemon_file_without_a_url_leads_to_its_socket(daemon_file: Path) -> None:
+    daemon_file.write_text(json.dumps({"pid": 1, "socket": "/run/car.sock"}))
+    assert Search().endpoint().address == Unix("/run/car.sock")
+
+
+def test_a_home_given_by_the_caller_is_where_the_daemon_file_is(tmp_path: Path) -> None:
+    run = tmp_path / "other" / "run"
+    run.mkdir(parents=True)
+    (run / "daemon.json").write_text(json.dumps({"url": "ws://other:4"}))
+    assert Search(home=str(tmp_path / "other")).endpoint().address == Tcp("other", 4, "/")
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "header"),
+    [
+        ("ws://localhost:9100", Tcp("localhost", 9100, "/"), "localhost:9100"),
+        ("ws://h/some/path", Tcp("h", 80, "/some/path"), "h:80"),
+        ("ws://[::1]:5", Tcp("::1", 5, "/"), "[::1]:5"),
+        ("ws+unix:///a%20b/car.sock", Unix("/a b/car.sock"), "localhost"),
+    ],
+)
+def test_the_forms_of_an_address(url: str, address: Tcp | Unix, header: str) -> None:
+    assert parse_address(url) == address
+    assert address.header == header
+
+
+@pytest.mark.parametrize("url", ["http://h:1", "wss://h:1", "ws://", "ws+unix://", "9100", "ws://h:port"])
+def test_an_address_of_another_form_is_refused_in_words(url: str) -> None:
+    with pytest.raises(ValueError, match=r"expected ws://|[Pp]ort"):
+        parse_address(url)
+
+
+def test_the_token_of_the_environment_wins_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, give_tokens: Callable[..., None]
+) -> None:
+    give_tokens(auth_token="file", host_token="host")
+    assert (Search().token(), Search().host_token()) == ("file", "host")
+    monkeypatch.setenv("CAR_AUTH_TOKEN", "environment")
+    assert (Search().token(), Search().host_token()) == ("environment", "host")
+
+
+def test_no_token_and_an_empty_token_file_are_the_same(give_tokens: Callable[..., None]) -> None:
+    assert Search().token() is None
+    give_tokens(auth_token="")
+    assert Search().token() is None

@@ -1,0 +1,530 @@
+"""The rules of runs (`runs.md` section 2) on a journal that the test flushes by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from car_trio.state import runs as runs_module
+from car_trio.state.run import Event, from_row
+from car_trio.state.runs import Lookup, RunRegistry, slug
+from car_trio.state.session import Session
+from car_trio.state.turns import Body, TurnTooLarge, narrated
+from car_trio.wire.errors import Refusal, storage_degraded
+from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, StartRun
+
+
+class Ticket:
+    def __init__(self) -> None:
+        self.waiting: list[Callable] = []
+
+    def then(self, settled: Callable) -> None:
+        self.waiting.append(settled)
+
+
+class Journal:
+    """Keeps what was put until `flush`, as the real one does between two turns of the loop."""
+
+    def __init__(self) -> None:
+        self.puts: list = []
+        self.lines: dict[str, list[bytes]] = {}
+        self.rows: list[CatalogRow] = []
+        self.refuses: Refusal | None = None
+
+    def put(self, ref, lines, *, durable, must=False, row=None, indexed=None):
+        ticket = Ticket()
+        self.puts.append((ref, list(lines), durable, row, indexed, ticket, must))
+        return ticket
+
+    def check(self, purpose: str) -> None:
+        if self.refuses:
+            raise self.refuses
+
+    def flush(self, *, index: bool = True) -> None:
+        puts, self.puts = self.puts, []
+        for ref, lines, durable, row, indexed, ticket, _ in puts:
+            self.lines.setdefault(ref.run_id, []).extend(lines)
+            durable()
+            for settled in ticket.waiting:
+                settled(None)
+            if row is not None:
+                self.rows.append(row)
+            if indexed is not None and index:
+                indexed()
+
+    def records(self, run_id: str) -> list[dict]:
+        return [json.loads(line) for line in self.lines[run_id]]
+
+
+class Watching:
+    def __init__(self, room: int = 1000) -> None:
+        self.events: list[Event] = []
+        self.room = room
+
+    def offer(self, event: Event) -> bool:
+        if len(self.events) >= self.room:
+            return False
+        self.events.append(event)
+        return True
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def registry(journal) -> RunRegistry:
+    return make(journal)
+
+
+def make(journal: Journal, **changes) -> RunRegistry:
+    ids = iter(f"run-{n}" for n in range(1, 10_000))
+    given = {
+        "record": journal.put,
+        "admit": journal.check,
+        "check_name": check_name,
+        "now": lambda: "2026-01-01T00:00:00.000000Z",
+        "new_id": lambda: next(ids),
+        "max_turns": 10,
+    } | changes
+    return RunRegistry(**given)
+
+
+def check_name(name: str) -> None:
+    if name.startswith("bad"):
+        raise Refusal(f"bad name {name}", -32602)
+
+
+def bound(agent: str, name: str | None = None) -> Session:
+    return Session(name or f"s-{agent}", authenticated=True, agent_id=agent)
+
+
+def unbound(name: str = "s-free") -> Session:
+    return Session(name, authenticated=True)
+
+
+def turns(count: int, **changes) -> list[Body]:
+    return [narrated(NarratedTurn(prompt=f"p{n}", **changes), "now") for n in range(count)]
+
+
+def done(status: str = "success") -> AgentOutcome:
+    return AgentOutcome(status=status, timestamp="t")
+
+
+# Start
+
+
+def test_a_start_writes_its_record_and_makes_the_run_current(registry, journal):
+    it = bound("a")
+    run = registry.start(it, StartRun("do it", outcome_description="done when done"))
+    journal.flush()
+    assert journal.records("run-1") == [
+        {
+            "record": "started",
+            "run_id": "run-1",
+            "agent_id": "a",
+            "intent": "do it",
+            "outcome_description": "done when done",
+            "started_at": "2026-01-01T00:00:00.000000Z",
+        }
+    ]
+    assert registry.current(it) is run
+    assert registry.open_count == 1
+    assert journal.rows[0].status == "in_progress"
+
+
+@pytest.mark.parametrize(
+    ("session", "ask", "default", "owner"),
+    [
+        (bound("a"), StartRun("i"), "env", "a"),
+        (bound("a"), StartRun("i", agent_id="a"), None, "a"),
+        (unbound(), StartRun("i", agent_id="b"), "env", "b"),
+        (unbound(), StartRun("i", agent_name="My Agent"), "env", "env"),
+        (unbound(), StartRun("i", agent_name="  My Agent (2)! "), None, "name:my-agent-2"),
+    ],
+)
+def test_the_owner_comes_from_the_first_place_that_names_one(journal, session, ask, default, owner):
+    assert make(journal, default_agent=default).start(session, ask).ref.agent_id == owner
+
+
+def test_a_start_that_nobody_owns_is_refused(registry):
+    with pytest.raises(Refusal, match="whose run is it"):
+        registry.start(unbound(), StartRun("i", agent_name="!!!"))
+
+
+def test_a_slug_is_at_most_64_characters_without_a_dash_at_its_end():
+    assert slug("a" * 63 + "-b") == "name:" + "a" * 63
+    assert slug(None) is None
+
+
+def test_a_bound_connection_may_not_start_a_run_for_another_agent(registry):
+    with pytest.raises(Refusal, match="bound to agent 'a'"):
+        registry.start(bound("a"), StartRun("i", agent_id="b"))
+
+
+def test_a_name_that_no_file_can_have_is_refused_before_anything_is_written(registry, journal):
+    for ask in (StartRun("i", agent_id="bad"), StartRun("i", agent_id="b", idempotency_key="bad")):
+        with pytest.raises(Refusal, match="bad name"):
+            registry.start(unbound(), ask)
+    with pytest.raises(Refusal, match="bad name"):
+        registry.start(unbound(), StartRun("i", agent_id=""+"bad"))
+    assert journal.puts == []
+
+
+def test_a_start_that_the_store_cannot_take_leaves_nothing_behind(registry, journal):
+    journal.refuses = storage_degraded("full", pending=False)
+    it = bound("a")
+    with pytest.raises(Refusal, match="storage degraded"):
+        registry.start(it, StartRun("i"))
+    assert registry.current(it) is None
+    assert registry.open_count == 0
+    assert journal.puts == []
+
+
+# Idempotency
+
+
+def keyed(registry, session, key="key", agent=None):
+    try:
+        return registry.start(session, StartRun("i", agent_id=agent, idempotency_key=key))
+    except Lookup as question:
+        assert question.run_id == key
+        registry.remember(key, None)
+        return registry.start(session, StartRun("i", agent_id=agent, idempotency_key=key))
+
+
+def test_fifty_starts_with_one_key_make_one_run(registry, journal):
+    it = bound("a")
+    assert {keyed(registry, it).ref.run_id for _ in range(50)} == {"key"}
+    journal.flush()
+    assert len(journal.records("key")) == 1
+
+
+@pytest.mark.parametrize("key", ["", "with space", "x" * 129, "slash/", "ünï"])
+def test_a_key_of_a_wrong_form_is_refused(registry, key):
+    with pytest.raises(Refusal, match="idempotency_key must be") as caught:
+        registry.start(bound("a"), StartRun("i", idempotency_key=key))
+    assert caught.value.code == -32602
+
+
+def test_a_repeated_start_on_a_new_connection_takes_the_run_from_the_old_one(registry, journal):
+    old, new = unbound("old"), unbound("new")
+    run = keyed(registry, old, agent="a")
+    assert keyed(registry, new, agent="a") is run
+    assert registry.current(old) is None
+    assert registry.current(new) is run
+    assert registry.readable(old, "key") is None
+    assert registry.readable(new, "key") is run
+    registry.sweep("old", "disconnected")
+    assert run.is_open
+    registry.sweep("new", "disconnected")
+    assert run.status == "incomplete"
+
+
+def test_a_repointed_run_leaves_the_old_connections_newer_run_alone(registry):
+    old, new = unbound("old"), unbound("new")
+    keyed(registry, old, "first", agent="a")
+    second = keyed(registry, old, "second", agent="a")
+    keyed(registry, new, "first", agent="a")
+    assert registry.current(old) is second
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "agent"),
+    [
+        (bound("a"), unbound(), "a"),
+        (unbound(), bound("a"), None),
+        (bound("a"), bound("b"), None),
+        (unbound("x"), unbound("y"), "b"),
+    ],
+)
+def test_a_key_of_another_binding_or_agent_is_refused_in_one_text(registry, first, second, agent):
+    keyed(registry, first, agent=None if first.agent_id else "a")
+    with pytest.raises(Refusal, match="^idempotency_key cannot be used$"):
+        keyed(registry, second, agent=agent)
+
+
+def test_a_run_that_has_ended_is_found_again_by_its_key_and_stays_ended(registry, journal):
+    it = bound("a")
+    run = keyed(registry, it)
+    registry.complete(it, "key", done())
+    journal.flush()
+    again = keyed(registry, it)
+    assert again.ref == run.ref
+    assert registry.current(it) is None
+
+
+# Turns
+
+
+def test_turns_get_their_positions_whatever_was_sent(registry, journal):
+    it = bound("a")
+    registry.start(it, StartRun("i"))
+    first, _ = registry.record_turns(it, "run-1", turns(2))
+    second, _ = registry.record_turns(it, "run-1", turns(3))
+    assert (first.base_index, first.count, second.base_index, second.count) == (0, 2, 2, 3)
+    journal.flush()
+    assert [record.get("index") for record in journal.records("run-1")] == [None, 0, 1, 2, 3, 4]
+
+
+def test_nobody_but_the_owner_may_write_and_a_foreign_run_answers_like_an_unknown_one(registry):
+    owner = bound("a")
+    registry.start(owner, StartRun("i"))
+    registry.remember("nothing", None)
+    host = Session("h", authenticated=True, host=True)
+    for stranger in (bound("b"), unbound(), host):
+        for bodies in (turns(1), turns(11), TurnTooLarge()):
+            foreign, _ = registry.record_turns(stranger, "run-1", bodies)
+            unknown, _ = registry.record_turns(stranger, "nothing", bodies)
+            assert foreign.dropped == unknown.dropped == "run_not_found"
+            assert (foreign.ok, foreign.base_index, foreign.count) == (False, 0, 0)
+
+
+def test_an_unbound_starter_may_write_only_with_authentication_off(registry):
+    strict, open_house = unbound("strict"), Session("open", open_house=True)
+    registry.start(strict, StartRun("i", agent_id="a"))
+    registry.start(open_house, StartRun("i", agent_id="a"))
+    assert registry.record_turns(strict, "run-1", turns(1))[0].dropped == "run_not_found"
+    assert registry.record_turns(open_house, "run-2", turns(1))[0].ok
+    assert registry.record_turns(open_house, "run-1", turns(1))[0].dropped == "run_not_found"
+
+
+def test_a_batch_that_would_pass_the_ceiling_is_refused_whole(registry, journal):
+    it = bound("a")
+    registry.start(it, StartRun("i"))
+    assert registry.record_turns(it, "run-1", turns(9))[0].ok
+    assert registry.record_turns(it, "run-1", turns(2))[0].dropped == "run_turn_limit"
+    assert registry.record_turns(it, "run-1", turns(1))[0].ok
+    journal.flush()
+    assert len(journal.records("run-1")) == 11
+
+
+def test_turns_after_the_end_and_turns_too_large_are_told_apart(registry):
+    it = bound("a")
+    registry.start(it, StartRun("i"))
+    assert registry.record_turns(it, "run-1", TurnTooLarge())[0].dropped == "turn_too_large"
+    registry.complete(it, "run-1", done())
+    assert registry.record_turns(it, "run-1", TurnTooLarge())[0].dropped == "run_terminal"
+
+
+def test_a_degraded_store_refuses_turns_and_nothing_of_them_counts(registry, journal):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    journal.refuses = storage_degraded("full", pending=False)
+    with pytest.raises(Refusal, match="storage degraded"):
+        registry.record_turns(it, "run-1", turns(1))
+    assert run.turns == 0
+
+
+def test_what_was_executed_is_recorded_past_the_ceiling(registry, journal):
+    run = registry.start(bound("a"), StartRun("i"))
+    registry.append(run, turns(25, tool="t"), must=True)
+    assert run.turns == 25
+    assert journal.puts[-1][-1] is True
+
+
+def test_a_run_remembers_a_bounded_number_of_tool_names(registry, monkeypatch):
+    monkeypatch.setattr(runs_module, "MAX_TOOL_NAMES", 2)
+    run = registry.start(bound("a"), StartRun("i"))
+    for name in ("x", "y", "x", "z"):
+        registry.append(run, turns(1, tool=name))
+    assert list(run.tools) == ["x", "y"]
+
+
+# The end
+
+
+def test_a_complete_is_the_last_line_and_leaves_no_current_run(registry, journal):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    registry.complete(it, "run-1", AgentOutcome(status="failure", summary="sad", timestamp="t"))
+    assert registry.current(it) is None
+    journal.flush()
+    end = journal.records("run-1")[-1]
+    assert end["termination"]["outcome"]["status"] == "failure"
+    assert (run.status, run.outcome, run.summary) == ("completed", "failure", "sad")
+    assert (journal.rows[-1].status, journal.rows[-1].outcome) == ("completed", "failure")
+
+
+def test_owner_starter_and_host_may_complete_and_for_others_the_run_does_not_exist(registry):
+    host = Session("h", authenticated=True, host=True)
+    starter = unbound("starter")
+    for allowed in (starter, bound("a"), host):
+        run = registry.start(starter, StartRun("i", agent_id="a"))
+        for stranger in (bound("b"), unbound("other")):
+            with pytest.raises(Refusal, match=f"^unknown run_id `{run.ref.run_id}`$"):
+                registry.complete(stranger, run.ref.run_id, done())
+        registry.complete(allowed, run.ref.run_id, done())
+        with pytest.raises(Refusal, match="is already terminal — cannot record another outcome"):
+            registry.complete(allowed, run.ref.run_id, done())
+
+
+def test_an_unknown_run_cannot_be_completed(registry):
+    with pytest.raises(Lookup):
+        registry.complete(bound("a"), "nothing", done())
+    registry.remember("nothing", None)
+    with pytest.raises(Refusal, match="unknown run_id `nothing`"):
+        registry.complete(bound("a"), "nothing", done())
+
+
+def test_a_sweep_ends_every_open_run_of_the_connection_and_no_other(registry, journal):
+    mine, other = unbound("mine"), unbound("other")
+    first = registry.start(mine, StartRun("i", agent_id="a"))
+    second = registry.start(mine, StartRun("i", agent_id="b"))
+    third = registry.start(mine, StartRun("i", agent_id="b"))
+    foreign = registry.start(other, StartRun("i", agent_id="a"))
+    registry.complete(mine, first.ref.run_id, done())
+    registry.leave("mine")
+    registry.sweep("mine", "disconnected")
+    assert [run.status for run in (first, second, third, foreign)] == [
+        "completed",
+        "incomplete",
+        "incomplete",
+        "in_progress",
+    ]
+    journal.flush()
+    assert journal.records(second.ref.run_id)[-1]["termination"] == {
+        "kind": "incomplete",
+        "reason": "disconnected",
+    }
+
+
+def test_stopping_ends_what_is_open(registry, journal):
+    run = registry.start(bound("a"), StartRun("i"))
+    assert registry.end_all("shutdown") == 1
+    assert registry.end_all("shutdown") == 0
+    journal.flush()
+    assert journal.records(run.ref.run_id)[-1]["termination"]["reason"] == "shutdown"
+
+
+def test_a_run_stays_in_memory_until_the_catalog_has_its_end(registry, journal):
+    it = bound("a")
+    registry.start(it, StartRun("i"))
+    registry.complete(it, "run-1", done())
+    assert [row.status for row in registry.in_memory("a")] == ["completed"]
+    assert registry.in_memory("b") == []
+    journal.flush()
+    assert registry.in_memory() == []
+    assert registry.find("run-1").status == "completed"
+
+
+# Reading and looking up
+
+
+def test_what_the_catalog_said_is_remembered_up_to_a_bound(registry, monkeypatch):
+    monkeypatch.setattr(runs_module, "MAX_REMEMBERED", 2)
+    row = CatalogRow(run_id="r1", agent_id="a", intent="i", started_at="t", status="completed", turn_count=3)
+    registry.remember("r1", row)
+    registry.remember("r2", None)
+    assert registry.find("r1").turns == 3
+    assert registry.find("r2") is None
+    registry.remember("r3", None)
+    with pytest.raises(Lookup):
+        registry.find("r1")
+
+
+def test_a_removed_run_does_not_exist_any_more(registry):
+    registry.forget("r1")
+    assert registry.find("r1") is None
+
+
+def test_reading_needs_the_owner_the_starter_or_the_host(registry):
+    starter = unbound("starter")
+    run = registry.start(starter, StartRun("i", agent_id="a"))
+    for reader in (starter, bound("a"), Session("h", host=True), Session("o", open_house=True)):
+        assert registry.readable(reader, "run-1") is run
+    for stranger in (bound("b"), unbound("other")):
+        assert registry.readable(stranger, "run-1") is None
+
+
+def test_a_starter_may_read_after_the_end_but_not_after_it_left(registry, journal):
+    starter = unbound("starter")
+    registry.start(starter, StartRun("i", agent_id="a"))
+    registry.complete(starter, "run-1", done())
+    journal.flush()
+    assert registry.readable(starter, "run-1") is not None
+    registry.sweep("starter", "disconnected")
+    assert registry.readable(starter, "run-1") is None
+
+
+# Watching
+
+
+def test_watchers_see_what_is_durable_and_nothing_before(registry, journal):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    journal.flush()
+    watching = Watching()
+    registry.watch(run, watching)
+    registry.record_turns(it, "run-1", turns(2))
+    assert watching.events == []
+    journal.flush()
+    assert [event.cursor for event in watching.events] == [1, 2]
+    registry.complete(it, "run-1", done())
+    assert not run.ended_durably
+    journal.flush()
+    assert run.ended_durably
+    assert [(event.cursor, event.status) for event in watching.events] == [
+        (1, "in_progress"),
+        (2, "in_progress"),
+        (2, "completed"),
+    ]
+    assert [event.record for event in watching.events] == journal.lines["run-1"][1:]
+
+
+def test_an_event_is_encoded_once_and_holds_the_line_of_the_file(registry, journal):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    watching = [Watching(), Watching()]
+    for each in watching:
+        registry.watch(run, each)
+    registry.record_turns(it, "run-1", turns(1))
+    journal.flush()
+    first, second = (each.events[0].frame for each in watching)
+    assert first is second
+    assert journal.lines["run-1"][1] in first
+    frame = json.loads(first)
+    assert frame["method"] == "runs.trace.event"
+    assert {key: frame["params"][key] for key in ("run_id", "agent_id", "cursor", "status")} == {
+        "run_id": "run-1",
+        "agent_id": "a",
+        "cursor": 1,
+        "status": "in_progress",
+    }
+
+
+def test_a_watcher_without_room_gets_no_later_event_of_the_batch(registry, journal):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    slow, quick = Watching(room=1), Watching()
+    registry.watch(run, slow)
+    registry.watch(run, quick)
+    registry.record_turns(it, "run-1", turns(3))
+    journal.flush()
+    assert (len(slow.events), len(quick.events)) == (1, 3)
+
+
+def test_a_watcher_that_left_hears_nothing(registry, journal):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    watching = Watching()
+    registry.watch(run, watching)
+    registry.unwatch(run, watching)
+    registry.unwatch(run, watching)
+    registry.record_turns(it, "run-1", turns(1))
+    registry.complete(it, "run-1", done())
+    journal.flush()
+    assert watching.events == []
+
+
+def test_a_run_that_ended_on_disk_takes_no_watcher():
+    row = CatalogRow(run_id="r", agent_id="a", intent="i", started_at="t", status="completed", turn_count=2)
+    run = from_row(row)
+    make(Journal()).watch(run, Watching())
+    assert run.watchers == {}
+    assert run.ended_durably
+    assert run.durable_status == "completed"
+    assert run.durable_turns == 2
