@@ -199,7 +199,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
 def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[str]) -> None:
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # A root that is no directory is for the store to refuse, which knows what to do about it.
         return
     except OSError as error:
         raise ConfigError(
@@ -262,7 +263,7 @@ def _store(
 def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -> Any:
     """The value in the type of its key. Text (environment, flags) is read as the type wants: `9100`, `true`, `a,b`."""
     wanted: Any = next(each.type for each in msgspec.structs.fields(SECTIONS[section]) if each.name == key)
-    if wanted == list[str] and isinstance(value, str):
+    if wanted == list[str] and isinstance(value, str) and not strict:
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:
         checked = msgspec.convert(value, wanted, strict=strict)

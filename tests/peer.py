@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -31,6 +30,8 @@ from car_trio.state.session import Secrets
 
 TOKEN = "the-daemons-token"
 HOST_TOKEN = "the-hosts-token"
+LONGEST_TEST = 20_000.0
+"""Virtual seconds after which a test is stuck: the daemon's own heartbeat would keep the clock jumping for ever."""
 
 
 class Refused(Exception):
@@ -225,23 +226,21 @@ async def open_house(
         runs=Runs(**({"keep_free_bytes": 0} | (runs or {}))),
         **changes,
     )
-    async with open_store(config, disk, sync_threads=0) as store:
-        await store.adopt_orphans()
-        doors = Doors()
-        daemon = build(config, store, Secrets(TOKEN, HOST_TOKEN) if auth else None)
-        house = House(daemon, store, doors)
-        async with trio.open_nursery() as nursery:
+    with trio.fail_after(LONGEST_TEST):
+        async with open_store(config, disk, sync_threads=0) as store:
+            await store.adopt_orphans()
+            doors = Doors()
+            daemon = build(config, store, Secrets(TOKEN, HOST_TOKEN) if auth else None)
+            house = House(daemon, store, doors)
+            async with trio.open_nursery() as nursery:
 
-            async def serve() -> None:
-                await live(daemon, store, doors, house.stop.wait, ready=lambda: None)
-                daemon.runs.end_all("shutdown")
-                house.stopped.set()
+                async def serve() -> None:
+                    await live(daemon, store, doors, house.stop.wait, ready=lambda: None)
+                    daemon.runs.end_all("shutdown")
+                    house.stopped.set()
 
-            nursery.start_soon(serve)
-            while doors.welcome is None:
-                await trio.lowlevel.checkpoint()
-            yield house
-            house.stop.set()
-
-
-FOREVER = math.inf
+                nursery.start_soon(serve)
+                while doors.welcome is None:
+                    await trio.lowlevel.checkpoint()
+                yield house
+                house.stop.set()

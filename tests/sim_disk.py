@@ -16,7 +16,19 @@ from pathlib import Path
 from car_trio.store.disk import Disk, FileStat, NotRegularError
 
 ROOT = Path("/sim")
-MUTATING = ["create", "open_append", "open_read", "write", "sync", "truncate", "make_directory", "remove_directory", "rename", "unlink", "sync_directory"]
+MUTATING = [
+    "create",
+    "open_append",
+    "open_read",
+    "write",
+    "sync",
+    "truncate",
+    "make_directory",
+    "remove_directory",
+    "rename",
+    "unlink",
+    "sync_directory",
+]
 
 
 class SimFile:
@@ -50,7 +62,9 @@ class SimDirectory:
 class Fault:
     """What happens at the n-th operation (of a kind): an error, an error after half a write, or half a write."""
 
-    def __init__(self, at: int, number: int = errno.EIO, *, kind: str | None = None, halfway: bool = False) -> None:
+    def __init__(
+        self, at: int, number: int = errno.EIO, *, kind: str | None = None, halfway: bool = False
+    ) -> None:
         self.at = at
         self.number = number
         self.kind = kind

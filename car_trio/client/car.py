@@ -22,7 +22,7 @@ import trio
 from car_trio.client.aside import SetAside
 from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected
 from car_trio.client.finding import Search
-from car_trio.client.link import Link
+from car_trio.client.link import GOODBYE_SECONDS, Link
 from car_trio.client.results import Submitted
 from car_trio.client.running import Run, bracket
 from car_trio.client.tools import Toolbox, ToolFunction
@@ -34,9 +34,6 @@ from car_trio.wire.tools import Tool
 
 T = TypeVar("T")
 F = TypeVar("F", bound=ToolFunction)
-
-HANG_UP_SECONDS = 2.0
-"""For sending what is posted and saying goodbye. A daemon that does not answer loses only its Close frame."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 REFUSALS_BORNE = 8
@@ -181,8 +178,8 @@ class Car:
     async def hang_up(self) -> None:
         """Sends what is posted, closes the socket and waits until it is closed, but not for long."""
         self._link.hang_up()
-        with trio.move_on_after(HANG_UP_SECONDS):
-            await self._link.gone.wait()
+        with trio.move_on_after(GOODBYE_SECONDS):
+            await self._link.closed.wait()
 
     async def _dial_until_settled(self, sockets: trio.Nursery) -> CallRefused | None:
         pause, refusals = FIRST_PAUSE, 0

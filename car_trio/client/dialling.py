@@ -59,9 +59,19 @@ async def open_websocket(endpoint: Endpoint) -> AsyncGenerator[WebSocketConnecti
     error = block.error
     if websocket is None and isinstance(crash or error, Exception):
         raise unreachable(endpoint, crash or error)
-    # The crash cancels the block; that cancellation ends here, with the nursery it belongs to.
-    if error is not None and not (crash is not None and isinstance(error, trio.Cancelled)):
+    if crash is not None:
+        error = _not_cancelled(error)
+    if error is not None:
         raise error
+
+
+def _not_cancelled(error: BaseException | None) -> BaseException | None:
+    """What else is in an exception. The reader's crash cancels the block, and that cancellation belongs to a
+    nursery that has been left; if the caller is being cancelled too, its next checkpoint says so."""
+    if isinstance(error, trio.Cancelled):
+        return None
+    split = getattr(error, "split", None)
+    return error if split is None else split(trio.Cancelled)[1]
 
 
 async def _shake_hands(

@@ -3,9 +3,9 @@
 Two tasks own the socket. The writer is the only sender, because a cancelled send may leave half a frame on
 the wire; everybody else posts, which never waits. The reader waits for the socket and nothing else: a reply
 wakes its caller, a `tools.execute` starts a task, an event goes into its feed, all in one synchronous step,
-so a tool may call the daemon and a slow watcher holds nobody up. When the socket ends, in whatever way,
-`_settle` runs exactly once: every caller learns it (`Disconnected`), every feed wakes, running tools are
-cancelled, because nobody is left to hear them.
+so a tool may call the daemon and a slow watcher holds nobody up. When nothing more will be heard, for
+whatever reason, `_settle` ends every wait at once: callers learn it (`Disconnected`), feeds wake, and running
+tools are cancelled, because nobody is left to hear them. The writer then has a moment for its goodbye.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ from car_trio.wire.tools import CancelTool, Tool
 
 NULL = Raw(b"null")
 
+GOODBYE_SECONDS = 2.0
+"""For what is posted and the Close handshake. Closing at once could reset the connection under words that the
+daemon has not read yet; a daemon that does not answer loses only its Close frame."""
+
 
 class Waiter:
     """A call that waits: woken by its reply, or by the end of the link, which leaves `reply` empty."""
@@ -42,10 +46,12 @@ class Waiter:
 
 
 class Link:
-    """A connection to the daemon from the dial to the end. `gone` is set when it has ended, and stays set."""
+    """A connection to the daemon from the dial to the end. `gone`: nothing more will be heard. `closed`: the
+    socket is closed too. Both stay set."""
 
     def __init__(self, toolbox: Toolbox) -> None:
         self.gone = trio.Event()
+        self.closed = trio.Event()
         self.registered: dict[str, Tool] = {}
         self._toolbox = toolbox
         self._ids = itertools.count(1)
@@ -65,13 +71,15 @@ class Link:
                 task_status.started()
                 async with trio.open_nursery() as tools:
                     await self._read(websocket, tools)
+                    self._settle()
                     tools.cancel_scope.cancel()
-                pumps.cancel_scope.cancel()
+                pumps.cancel_scope.deadline = trio.current_time() + GOODBYE_SECONDS
         finally:
             self._settle()
+            self.closed.set()
 
     def hang_up(self) -> None:
-        """Lets the writer send what is posted and then close; `gone` tells when that is over."""
+        """Lets the writer send what is posted and then say goodbye; `closed` tells when that is over."""
         self._outbound.close()
 
     async def call(self, method: str, params: object = None) -> Raw:
@@ -181,7 +189,6 @@ class Link:
     def _settle(self) -> None:
         self.gone.set()
         self._outbound.close()
-        self._to_send.close()
         for waiter in self._waiters.values():
             waiter.woken.set()
         for feed in self._feeds.values():

@@ -48,7 +48,8 @@ class Progress:
         self.rows: list[Row | None] = [None] * len(proposal.actions)
         self.retries = 0
         self.aborted = False
-        self.refusal, self._digest = results.refusal_of(proposal)
+        self._plain = proposal.plain()
+        self.refusal, self._digest = results.refusal_of(proposal, self._plain)
         self._around = around
         self._event = around.event
         self._writes = Writes(around.state)
@@ -64,7 +65,7 @@ class Progress:
             self.turn_away(place, "rejected", reason)
         self._event("proposal_completed", None, {"rejection_reason": reason})
         return results.result(
-            self.proposal, self._digest, self._settled(), dict(results.NO_COST), rejection=reason
+            self._plain, self._digest, self._settled(), dict(results.NO_COST), rejection=reason
         )
 
     def conclude(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Progress:
             self._event("state_rollback", None, {"keys": self._writes.roll_back()})
             rows = [results.rolled_back(row) if row["status"] == "succeeded" else row for row in rows]
         self._event("proposal_completed", None, cost)
-        return results.result(self.proposal, self._digest, rows, cost, rejection=None)
+        return results.result(self._plain, self._digest, rows, cost, rejection=None)
 
     def settle(self, place: int, row: Row) -> None:
         self.rows[place] = row

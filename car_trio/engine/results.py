@@ -81,12 +81,12 @@ NO_COST: Final = {
 """What a proposal costs that was refused whole, whatever its rows say."""
 
 
-def refusal_of(proposal: Proposal) -> tuple[str | None, str | None]:
+def refusal_of(proposal: Proposal, plain: dict[str, Any]) -> tuple[str | None, str | None]:
     """Step 0: (why the whole proposal is refused, its digest); the digest is None when it has no canonical
     form.
     """
     try:
-        fingerprint = digest(proposal.plain())
+        fingerprint = digest(plain)
     except Uncanonical as reason:
         return str(reason), None
     seen: set[str] = set()
@@ -98,22 +98,22 @@ def refusal_of(proposal: Proposal) -> tuple[str | None, str | None]:
 
 
 def result(
-    proposal: Proposal,
+    plain: dict[str, Any],
     fingerprint: str | None,
     rows: Sequence[Row],
     cost: dict[str, Any],
     rejection: str | None,
 ) -> dict[str, Any]:
-    plain = proposal.plain()
-    ancestor: dict[str, Any] = {"generation": 0, "proposal_id": proposal.id}
+    proposal_id = plain["id"]
+    ancestor: dict[str, Any] = {"generation": 0, "proposal_id": proposal_id}
     if fingerprint is not None:
         ancestor["proposal_digest"] = fingerprint
     ancestor["status"] = "accepted" if rejection is None else "rejected"
     if rejection is not None:
         ancestor["rejection_reason"] = rejection
     whole: dict[str, Any] = {
-        "proposal_id": proposal.id,
-        "original_proposal_id": proposal.id,
+        "proposal_id": proposal_id,
+        "original_proposal_id": proposal_id,
         "final_proposal": plain,
         "replan_lineage": [ancestor],
     }

@@ -25,6 +25,7 @@ UNSAFE_INTEGER: Final = (
 
 _compact = msgspec.json.Encoder(order="sorted")
 _SCALARS: Final = (str, bool, int, type(None))
+_ALWAYS_SIMPLE: Final = frozenset((str, bool, type(None)))
 _BEYOND_SURROGATES: Final = re.compile("[\ue000-\U0010ffff]")
 _PLAIN_TEXT: Final = re.compile(r'[^\x00-\x1f"\\\x7f-\uffff\U00010000-\U0010ffff]*')
 _RUST_ESCAPES: Final = {"\0": "\\0", "\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
@@ -141,15 +142,13 @@ def digest(value: Any) -> str:
 
 def _is_simple(value: Any) -> bool:
     kind = value.__class__
+    if kind in _ALWAYS_SIMPLE:
+        return True
+    if kind is int:
+        return bool(-SAFE_INTEGER <= value <= SAFE_INTEGER)
     if kind is dict:
-        inner = value.values()
-    elif kind is list:
-        inner = value
-    else:
-        return (
-            kind in (str, bool) or value is None or (kind is int and -SAFE_INTEGER <= value <= SAFE_INTEGER)
-        )
-    return all(each.__class__ is str or _is_simple(each) for each in inner)
+        return all(map(_is_simple, value.values())) if value else True
+    return kind is list and (all(map(_is_simple, value)) if value else True)
 
 
 def _canonical(value: Any) -> str:

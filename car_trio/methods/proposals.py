@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import UNSET, Raw
 
 from car_trio.engine.execute import Execution, ToolFailed, budget_seconds
@@ -113,6 +114,10 @@ class Caller:
         if isinstance(answer, ErrorObject):
             terminal = isinstance(answer.data, dict) and answer.data.get("terminal") is True
             raise ToolFailed(answer.message, terminal)
+        try:
+            msgspec.json.decode(answer)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ToolFailed(f"invalid tool result JSON: {error or 'nested too deeply'}") from None
         return answer
 
 

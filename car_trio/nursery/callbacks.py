@@ -7,6 +7,7 @@ is one `finally` and posts one `tools.cancel`. A reply to anything else is dropp
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,12 +32,12 @@ class _Pending:
 class Callbacks:
     """The pending calls of one connection."""
 
-    def __init__(self, post: Callable[[bytes], None]) -> None:
+    def __init__(self, post: Callable[[bytes], None], counters: Counter[str]) -> None:
         self._post = post
+        self._counters = counters
         self._pending: dict[str, _Pending] = {}
         self._minted = 0
         self._open = True
-        self.dropped = 0
         self.reason = "deadline"
         """What `tools.cancel` says; the connection changes it when it stops."""
 
@@ -75,7 +76,7 @@ class Callbacks:
         """A reply from the client. `False` when nobody waits for it."""
         pending = self._pending.pop(_text(frame.id), None)
         if pending is None:
-            self.dropped += 1
+            self._counters["late_replies"] += 1
             return False
         if frame.error is not UNSET and frame.error != NULL:
             pending.answer = read_error(frame.error)

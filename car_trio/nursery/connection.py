@@ -85,14 +85,14 @@ class Connection:
         self._dispatcher: Dispatcher | None = None
         self.session = Session(uuid.uuid4().hex, open_house=daemon.secrets is None)
         self.is_known = False
-        self.left_at: float | None = None
+        self.left_at = math.inf
         self._socket = Socket(
             stream,
             max_message_bytes=UNAUTHENTICATED_MESSAGE_BYTES,
             stall_seconds=self._server.write_stall_seconds,
             cut=self._cut,
         )
-        self._callbacks = Callbacks(self._socket.post)
+        self._callbacks = Callbacks(self._socket.post, daemon.counters)
 
     # The life
 
@@ -159,13 +159,15 @@ class Connection:
 
     def _gone(self) -> None:
         """The client is gone. Its runs stay open for the grace sweep; its requests have as long to finish."""
-        if self.left_at is not None:
+        if self.left_at < math.inf:
             return
         self.left_at = trio.current_time()
         self._requests_deadline = min(
             self._requests_deadline, self.left_at + self._daemon.config.runs.grace_ms / 1000
         )
-        self._callbacks.close()
+        if not self._socket.is_open:
+            # A stop cancels its requests instead, while the client can still be told to stop each call.
+            self._callbacks.close()
         self._daemon.attachments.release(self.session.id)
         if self._peer is not None:
             self._peer.unsubscribe_all()

@@ -167,7 +167,7 @@ async def host(
         await connection.run()
     finally:
         connections.leave(connection)
-        due = (connection.left_at or trio.current_time()) + daemon.config.runs.grace_ms / 1000
+        due = connection.left_at + daemon.config.runs.grace_ms / 1000
         duties.start_soon(grace_sweep, daemon.runs, connection.session.id, due, lambda: daemon.is_stopping)
 
 

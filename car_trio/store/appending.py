@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from car_trio.store.disk import Disk
-from car_trio.store.layout import TORN_SUFFIX
+from car_trio.store.layout import TORN_SUFFIX, exists
 from car_trio.store.torn import cut_tail_off, end_of_lines
 
 LOG = logging.getLogger("car_trio.store")
@@ -215,11 +215,7 @@ class AppendFile:
             segment += 1
 
     def _exists(self, segment: int) -> bool:
-        try:
-            self._disk.stat(self._path_of(segment))
-        except FileNotFoundError:
-            return False
-        return True
+        return exists(self._disk, self._path_of(segment))
 
     def _header(self) -> bytes:
         return msgspec.json.encode(SegmentHeader(self._previous)) + b"\n" if self._segment else b""

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from car_trio.store.disk import Disk, NotRegularError
-from car_trio.store.layout import Layout, RunRef
-from car_trio.wire.runs import CatalogRow as CatalogRow
+from car_trio.store.layout import Layout
+from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.catalog")
 SCHEMA_VERSION = 1
@@ -43,7 +43,7 @@ CREATE INDEX runs_listed ON runs (agent_id, started_at DESC, run_id DESC);
 CREATE INDEX runs_newest ON runs (started_at DESC, run_id DESC);
 CREATE INDEX runs_open ON runs (agent_id, run_id) WHERE ended_at IS NULL;
 """
-_WORDS = "CREATE VIRTUAL TABLE words USING fts5 (intent, outcome_description, summary, tools)"
+_WORDS = "CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = \"unicode61 remove_diacritics 0\")"
 _UPSERT = f"""
 INSERT INTO runs ({COLUMNS}, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (run_id, agent_id) DO UPDATE SET
@@ -124,19 +124,16 @@ class CatalogWriter:
 
     def _put(self, row: CatalogRow) -> None:
         tools = msgspec.json.encode(row.tools).decode()
-        text = (row.intent, row.outcome_description or "", row.summary, " ".join(row.tools))
+        text = fold(" ".join((row.intent, row.outcome_description or "", row.summary, *row.tools)))
         values = (
             row.run_id, row.agent_id, row.intent, row.outcome_description, row.started_at, row.ended_at, row.status,
             row.outcome, row.summary, row.turn_count, tools, row.bytes, row.mtime_ns,
-            None if self.full_text else fold(" ".join(text)),
+            None if self.full_text else text,
         )  # fmt: skip
         (identifier,) = self._connection.execute(_UPSERT, values).fetchone()
         if self.full_text:
             self._connection.execute("DELETE FROM words WHERE rowid = ?", (identifier,))
-            self._connection.execute(
-                "INSERT INTO words (rowid, intent, outcome_description, summary, tools) VALUES (?, ?, ?, ?, ?)",
-                (identifier, *text),
-            )
+            self._connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (identifier, text))
 
     def _drop(self, ref: RunRef) -> None:
         query = "DELETE FROM runs WHERE run_id = ? AND agent_id = ? RETURNING id"
@@ -165,7 +162,7 @@ def open_catalog(layout: Layout, disk: Disk, *, full_text: bool = True) -> Catal
 
 
 def fold(text: str) -> str:
-    """Words as the search without FTS5 compares them: case-folded, each after one space."""
+    """A text as it is searched: its words, case-folded, each after one space."""
     return " " + " ".join(re.findall(r"\w+", text.casefold().replace("_", " ")))
 
 
@@ -231,6 +228,7 @@ def _trust(connection: sqlite3.Connection, stop: str | None) -> bool:
         raise sqlite3.DatabaseError("another schema version")
     if stop is not None and note_of(connection, "stop") == stop:
         return True
+    connection.execute("SELECT 1 FROM runs LIMIT 1")
     if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("damaged")
     return False

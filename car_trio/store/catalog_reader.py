@@ -23,7 +23,6 @@ import msgspec
 
 from car_trio.store.catalog import (
     COLUMNS,
-    CatalogRow,
     catalog_files,
     clean_stop,
     decode_row,
@@ -35,7 +34,7 @@ from car_trio.store.disk import Disk
 from car_trio.store.layout import Layout
 from car_trio.store.lock import lock_is_held
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.runs import rfc3339
+from car_trio.wire.runs import CatalogRow, rfc3339
 
 _Conditions = list[str]
 _Values = list[Any]

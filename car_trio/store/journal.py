@@ -32,11 +32,12 @@ from typing import Any, Literal
 
 import trio
 
-from car_trio.store.catalog import CatalogRow, CatalogWriter
+from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
-from car_trio.store.layout import Layout, RunRef
+from car_trio.store.layout import Layout
 from car_trio.store.writing import Append, Durability, Indexed, Landed, Removal, Target, Writer
 from car_trio.wire.errors import Refusal, storage_degraded
+from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.journal")
 PENDING_SECONDS = 20.0
@@ -322,16 +323,20 @@ class Journal:
         while self._late and self._late[0][1].settled:
             self._late.popleft()
         late_at = self._late[0][0] if self._late else math.inf
-        self._alarm.deadline = min(late_at, self._retry_at, self._flush_at, self._index_at)
+        due = min(late_at, self._retry_at, self._flush_at, self._index_at)
+        self._alarm.deadline = due if self._bug is None else -math.inf
 
     async def tend(self) -> None:
         """Keep the journal's time: retries, flushes and late words; raise its bug if it has one."""
-        while self._bug is None:
-            with trio.CancelScope() as self._alarm:
-                self._set_alarm()
-                await trio.sleep_forever()
+        while True:
+            try:
+                with trio.CancelScope() as self._alarm:
+                    self._set_alarm()
+                    await trio.sleep_forever()
+            finally:
+                if self._bug is not None:  # whoever cancels meanwhile, this has to be known
+                    raise self._bug
             self._strike(trio.current_time())
-        raise self._bug
 
     def _strike(self, now: float) -> None:
         """Do what is due at this time."""

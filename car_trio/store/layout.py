@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from car_trio.store.disk import Disk
 from car_trio.wire.errors import Refusal, invalid_params
-from car_trio.wire.runs import RunRef as RunRef
+from car_trio.wire.runs import RunRef
 
 MAX_NAME_BYTES = 240
 SUFFIX = ".jsonl"
@@ -131,18 +131,27 @@ class Layout:
         disk.make_root(self.root)
         for directory in (self.run, self.runs):
             make_directory(disk, directory)
-        with suppress(FileExistsError):
-            disk.close(disk.create(self.runs / ".nobackup"))
+        mark = self.runs / ".nobackup"
+        if not exists(disk, mark):
+            disk.close(disk.create(mark))
+
+
+def exists(disk: Disk, path: Path) -> bool:
+    """Whether the name is taken, by whatever it is."""
+    try:
+        disk.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def make_directory(disk: Disk, path: Path) -> bool:
     """Make one directory and sync its name; false when it was there. Anything but a directory there is refused."""
-    try:
-        disk.make_directory(path)
-    except FileExistsError:
+    if exists(disk, path):
         if not disk.stat(path).directory:
-            raise NotADirectoryError(f"{path} is not a directory (refused, never followed)") from None
+            raise NotADirectoryError(f"{path} is not a directory (refused, never followed)")
         return False
+    disk.make_directory(path)
     try:
         disk.sync_directory(path.parent)
     except OSError:

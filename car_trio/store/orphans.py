@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
 from car_trio.store.appending import AppendFile
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
-from car_trio.store.layout import Layout
+from car_trio.store.layout import Layout, exists
 from car_trio.store.reader import kind_of
 from car_trio.store.survey import summarize, survey
 from car_trio.store.torn import cut_tail_off, end_of_lines
@@ -117,7 +116,7 @@ def _adopt(
     if torn:
         adoption.torn[ref] = torn
         LOG.warning("run %s of %s: %d torn bytes moved aside", ref.run_id, ref.agent_id, torn)
-    if not _exists(disk, layout.run_file(ref)):
+    if not exists(disk, layout.run_file(ref)):
         adoption.nameless.append(ref)
     row = summarize(disk, layout, ref)
     if row.ended_at is not None:
@@ -147,24 +146,16 @@ def _cut_tails_off(disk: Disk, layout: Layout, ref: RunRef) -> int:
     for segment in range(_last_segment(disk, layout, ref), -1, -1):
         path = layout.run_file(ref, segment)
         torn += cut_tail_off(disk, path)
-        if _exists(disk, path):
+        if exists(disk, path):
             break
     return torn
 
 
 def _last_segment(disk: Disk, layout: Layout, ref: RunRef) -> int:
     segment = 0
-    while _exists(disk, layout.run_file(ref, segment + 1)):
+    while exists(disk, layout.run_file(ref, segment + 1)):
         segment += 1
     return segment
-
-
-def _exists(disk: Disk, path: Path) -> bool:
-    try:
-        disk.stat(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def write_rows(catalog: CatalogWriter, rows: Sequence[CatalogRow], gone: Iterable[RunRef]) -> None:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 from car_trio.store.appending import AppendFile
-from car_trio.store.catalog import CatalogRow, CatalogWriter
+from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
-from car_trio.store.layout import Layout, RunRef, make_directory
+from car_trio.store.layout import Layout, make_directory
 from car_trio.store.syncing import Sync, SyncThreads
+from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.store")
 Durability = Literal["always", "interval", "os"]

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from car_trio.client import CallRefused, Car, Disconnected, connect
+from car_trio.client import CallRefused, Car, Disconnected, connect, dialling
 from car_trio.wire.runs import RunStarted
 
 
@@ -144,19 +144,49 @@ async def test_a_websocket_library_that_fails_ends_the_connection_and_nothing_el
     daemon: Any, nursery: trio.Nursery, autojump_clock: Any
 ) -> None:
     went_on = False
-    async with connect() as car:
-        peer, link = daemon.peers[0], await car.link()
-        peer.stream.receive_stream.receive_some_hook = trio.sleep_forever
-        car.notify("the.last.thing.read")
-        await wait_all_tasks_blocked()
-        link.hang_up()
-        await wait_all_tasks_blocked()
-        # A ping that meets our Close on the way: the library tries to answer it and fails over its own state.
-        nursery.start_soon(peer.websocket.ping)
-        await link.gone.wait()
-        await trio.sleep(1)
-        went_on = True
-    assert went_on
+    try:
+        async with connect() as car:
+            peer, link = daemon.peers[0], await car.link()
+            peer.stream.receive_stream.receive_some_hook = trio.sleep_forever
+            car.notify("the.last.thing.read")
+            await wait_all_tasks_blocked()
+            link.hang_up()
+            await wait_all_tasks_blocked()
+            # A ping that meets our Close on the way: the library tries to answer it and fails over its own
+            # state.
+            nursery.start_soon(peer.websocket.ping)
+            await link.closed.wait()
+            await trio.sleep(1)
+            went_on = True
+    finally:
+        # A stray cancellation would otherwise end the test in silence.
+        assert went_on
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (None, None),
+        (mine := ValueError("mine"), mine),
+        (group := ExceptionGroup("g", [mine]), group),
+    ],
+)
+def test_what_is_not_cancellation_survives_the_failure_of_the_library(error: Any, left: Any) -> None:
+    assert (
+        dialling._not_cancelled(error) == left or dialling._not_cancelled(error).exceptions == left.exceptions
+    )
+
+
+async def test_cancellation_does_not_survive_the_failure_of_the_library() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            assert dialling._not_cancelled(cancelled) is None
+            assert dialling._not_cancelled(BaseExceptionGroup("g", [cancelled])) is None
+            raise
+    assert scope.cancelled_caught
 
 
 async def test_a_binary_message_is_read_like_a_text(daemon: Any, car: Car, autojump_clock: Any) -> None:
@@ -187,7 +217,24 @@ async def test_leaving_does_not_wait_for_a_daemon_that_does_not_answer_the_close
         car.notify("the.last.thing.read")
         await wait_all_tasks_blocked()
         link = await car.link()
-    assert link.gone.is_set()
+    assert link.closed.is_set()
+
+
+async def test_leaving_does_not_wait_for_a_daemon_that_takes_nothing(
+    daemon: Any, autojump_clock: Any
+) -> None:
+    async with connect() as car:
+        daemon.client_streams[0].send_stream.send_all_hook = trio.sleep_forever
+        car.notify("what.does.not.fit")
+        await wait_all_tasks_blocked()
+        link = await car.link()
+    assert link.closed.is_set()
+
+
+async def test_the_socket_is_kept_until_the_daemon_has_said_goodbye(daemon: Any) -> None:
+    async with connect():
+        pass
+    assert daemon.peers[0].websocket.closed.code == 1000
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), ExceptionGroup("mine", [ValueError("mine")])])
