@@ -186,18 +186,21 @@ class Dispatcher:
     ) -> None:
         """A request's task, until its deadline; whatever happens the request is answered, once."""
         scope = trio.CancelScope(deadline=trio.current_time() + self._handler_seconds)
+        told = False
         with scope:
             try:
                 self._answer(request, await work(replace(self._context, allow=partial(self._allow, scope))))
+                told = True
             except Refusal as refusal:
+                told = True
                 self._refuse(request, refusal)
-            except trio.Cancelled:
-                if not scope.cancel_called:
-                    self._refuse(request, stopping())
-                raise
             except Exception:
+                told = True
                 self._broke(request)
             finally:
+                # Cancelled from outside, alone or in a group of its own nursery's: the daemon or the connection stops.
+                if not told and not scope.cancel_called:
+                    self._refuse(request, stopping())
                 if after is not None:
                     after()
         if scope.cancelled_caught:

@@ -78,6 +78,7 @@ class DaemonProcess:
         self.umask = umask
         self.url = ""
         self.remarks = ""
+        self.idle_sockets = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.log = home.with_name(home.name + ".log")
 
@@ -97,6 +98,7 @@ class DaemonProcess:
         assert found, self.said()
         self.url, self.remarks = found[1], found[4] or ""
         assert (int(found[2]), found[3]) == (self.pid, str(self.home))
+        self.idle_sockets = self.sockets()
         return self
 
     def _first_line(self) -> str:

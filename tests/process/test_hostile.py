@@ -63,18 +63,14 @@ def start_run_and_drop(daemon: DaemonProcess) -> str:
 def unharmed(daemon: DaemonProcess) -> Iterator[None]:
     """The daemon is, after the block, what it was before."""
     assert is_well(daemon)
-    until(lambda: daemon.sockets() == IDLE_SOCKETS, "nobody is connected")
+    until(lambda: daemon.sockets() == daemon.idle_sockets, "nobody is connected")
     descriptors, memory, log = daemon.descriptors(), daemon.resident_kib(), len(daemon.said())
     yield
     assert is_well(daemon)
-    until(lambda: daemon.sockets() == IDLE_SOCKETS, "connections are given back")
+    until(lambda: daemon.sockets() == daemon.idle_sockets, "connections are given back")
     until(lambda: daemon.descriptors() <= descriptors, "descriptors are given back")
     assert daemon.resident_kib() < memory + GROWTH_KIB
     assert "Traceback" not in daemon.said()[log:]
-
-
-IDLE_SOCKETS = 4
-"""The TCP and the Unix listener, and the pair that wakes the loop."""
 
 
 @pytest.fixture(scope="module")
