@@ -235,7 +235,7 @@ async def open_house(
             async with trio.open_nursery() as nursery:
 
                 async def serve() -> None:
-                    await live(daemon, store, doors, house.stop.wait, ready=lambda: None)
+                    await live(daemon, config, store, doors, house.stop.wait, ready=lambda: None)
                     daemon.runs.end_all("shutdown")
                     house.stopped.set()
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from msgspec import Raw
 
-from car_trio.config import Config
 from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets, Session
@@ -102,8 +101,9 @@ class Client(Protocol):
 class Daemon:
     """What all connections share: the owners of state, and the store."""
 
-    config: Config
     version: str
+    durability: str
+    tool_timeout_seconds: float
     runs: RunRegistry
     store: Store
     secrets: Secrets | None

@@ -96,7 +96,7 @@ class Caller:
         """One attempt: the tool's result as JSON that was read once. Raises `ToolFailed`."""
         assert action.tool is not None
         timeout_ms = action.timeout_ms
-        tool_timeout = self._context.daemon.config.server.tool_timeout_seconds
+        tool_timeout = self._context.daemon.tool_timeout_seconds
         try:
             answer = await self._context.client.call_tool(
                 action.tool,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import trio
 from websockets.http11 import Request as HttpRequest
 
-from car_trio.config import LOOPBACK, Server
+from car_trio.config import LOOPBACK, Config, Server
 from car_trio.methods.context import Context, Daemon
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.dispatch import Dispatcher, LookupDesk
@@ -64,6 +64,7 @@ class Connection:
     def __init__(
         self,
         daemon: Daemon,
+        config: Config,
         desk: LookupDesk,
         stream: trio.abc.Stream,
         *,
@@ -77,7 +78,8 @@ class Connection:
         self._is_remote = is_remote
         self._is_full = is_full
         self._known = known
-        self._server = daemon.config.server
+        self._config = config
+        self._server = config.server
         self._scope = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._requests_deadline = math.inf
@@ -134,6 +136,7 @@ class Connection:
             Context(self._daemon, self.session, self._peer, WAITS, allow=lambda _: None),
             self._callbacks,
             self._desk,
+            self._config,
             post=self._socket.post,
             close=self._close,
             spawn=requests.start_soon,
@@ -163,7 +166,7 @@ class Connection:
             return
         self.left_at = trio.current_time()
         self._requests_deadline = min(
-            self._requests_deadline, self.left_at + self._daemon.config.runs.grace_ms / 1000
+            self._requests_deadline, self.left_at + self._config.runs.grace_ms / 1000
         )
         if not self._socket.is_open:
             # A stop cancels its requests instead, while the client can still be told to stop each call.

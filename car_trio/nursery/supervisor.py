@@ -96,6 +96,7 @@ async def serve(
                 try:
                     await live(
                         daemon,
+                        config,
                         store,
                         endpoints,
                         stop_requested,
@@ -108,13 +109,14 @@ async def serve(
 
 async def live(
     daemon: Daemon,
+    config: Config,
     store: OpenStore,
     endpoints: Endpoints,
     stop_requested: Callable[[], Awaitable[object]],
     ready: Callable[[], None],
 ) -> None:
     """The nurseries of a serving daemon, from the one that dies last to the one that dies first."""
-    server, environment = daemon.config.server, daemon.config.environment
+    server, environment = config.server, config.environment
     connections = Connections(server.max_connections, server.max_unauthenticated)
     async with trio.open_nursery() as duties:  # outlives connections: a sweep may still have to wait
         duties.start_soon(guarded, "retention", partial(retention, daemon, store))
@@ -125,7 +127,9 @@ async def live(
             )
             duties.start_soon(guarded, "watchdog", ping)
         async with trio.open_nursery() as guests:
-            welcome = partial(admit, daemon, LookupDesk(store.find, daemon.runs), connections, guests, duties)
+            welcome = partial(
+                admit, daemon, config, LookupDesk(store.find, daemon.runs), connections, guests, duties
+            )
             async with trio.open_nursery() as listeners:  # dies first
                 endpoints.listen(listeners, welcome)
                 ready()
@@ -144,6 +148,7 @@ async def live(
 
 def admit(
     daemon: Daemon,
+    config: Config,
     desk: LookupDesk,
     connections: Connections,
     guests: trio.Nursery,
@@ -153,21 +158,28 @@ def admit(
 ) -> None:
     """A new connection gets its own guarded task."""
     connection = Connection(
-        daemon, desk, stream, is_remote=is_remote, is_full=connections.is_full, known=connections.known
+        daemon,
+        config,
+        desk,
+        stream,
+        is_remote=is_remote,
+        is_full=connections.is_full,
+        known=connections.known,
     )
     connections.enter(connection)
-    guests.start_soon(host, daemon, connection, connections, duties)
+    grace = config.runs.grace_ms / 1000
+    guests.start_soon(host, daemon, connection, grace, connections, duties)
 
 
 async def host(
-    daemon: Daemon, connection: Connection, connections: Connections, duties: trio.Nursery
+    daemon: Daemon, connection: Connection, grace: float, connections: Connections, duties: trio.Nursery
 ) -> None:
     """A connection from its first byte to the scheduling of its sweep."""
     try:
         await connection.run()
     finally:
         connections.leave(connection)
-        due = connection.left_at + daemon.config.runs.grace_ms / 1000
+        due = connection.left_at + grace
         duties.start_soon(grace_sweep, daemon.runs, connection.session.id, due, lambda: daemon.is_stopping)
 
 
@@ -184,7 +196,8 @@ def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
         default_agent=config.environment.agent_id,
     )
     return Daemon(
-        config=config,
+        durability=config.runs.durability,
+        tool_timeout_seconds=config.server.tool_timeout_seconds,
         version=car_trio.__version__,
         runs=runs,
         store=store,

@@ -1,10 +1,11 @@
-"""The catalog's writing side: what is known about every run without opening its file (protocol `runs.md` section 3).
+"""The catalog's writing side: what is known about every run without opening its file (protocol `runs.md`
+section 3).
 
-SQLite, derived, rebuildable at any time, never the truth. A row is written after the lines it describes are synced,
-so the catalog may be behind the files and is never ahead of them. Whether it can be trusted at boot is decided by a
-mark of a clean stop that lies outside of it (`run/clean-stop`) and must name the same stop as the catalog does: an
-old catalog put back from a backup is not trusted. Anything that looks wrong is thrown away; the files make it anew.
-"""
+SQLite, derived, rebuildable at any time, never the truth. A row is written after the lines it describes are
+synced, so the catalog may be behind the files and is never ahead of them. Whether it can be trusted at boot
+is decided by a mark of a clean stop that lies outside of it (`run/clean-stop`) and must name the same stop as
+the catalog does: an old catalog put back from a backup is not trusted. Anything that looks wrong is thrown
+away; the files make it anew."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ CREATE INDEX runs_listed ON runs (agent_id, started_at DESC, run_id DESC);
 CREATE INDEX runs_newest ON runs (started_at DESC, run_id DESC);
 CREATE INDEX runs_open ON runs (agent_id, run_id) WHERE ended_at IS NULL;
 """
-_WORDS = "CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = \"unicode61 remove_diacritics 0\")"
+_WORDS = 'CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 0")'
 _UPSERT = f"""
 INSERT INTO runs ({COLUMNS}, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (run_id, agent_id) DO UPDATE SET
@@ -67,7 +68,8 @@ class CatalogWriter:
         """It knows all runs and which are open: it was closed in order, or `complete` was called since."""
 
     def write(self, rows: Sequence[CatalogRow], gone: Iterable[RunRef] = ()) -> None:
-        """Write rows and take out those of removed runs, in one transaction; `sqlite3.Error` when it cannot."""
+        """Write rows and take out those of removed runs, in one transaction; `sqlite3.Error` when it
+        cannot."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for row in rows:
@@ -104,7 +106,8 @@ class CatalogWriter:
         return [decode_row(found) for found in self._connection.execute(query)]
 
     def close(self, *, clean: bool) -> None:
-        """Close; `clean` when everything that was written to files since it was complete is written here too."""
+        """Close; `clean` when everything that was written to files since it was complete is written here
+        too."""
         stop = secrets.token_hex(16)
         clean = clean and self.clean
         try:
@@ -145,8 +148,8 @@ class CatalogWriter:
 def open_catalog(layout: Layout, disk: Disk, *, full_text: bool = True) -> CatalogWriter | None:
     """Open the catalog for writing, made anew where it cannot be trusted at all; None when there can be none.
 
-    The caller holds the store's lock. Until it is closed in order again it counts as unclean, also after a power cut.
-    """
+    The caller holds the store's lock. Until it is closed in order again it counts as unclean, also after a
+    power cut."""
     stop = _take_clean_stop(disk, layout)
     for anew in (False, True):
         try:
@@ -179,7 +182,8 @@ def schema_is_ours(connection: sqlite3.Connection) -> bool:
 
 
 def note_of(connection: sqlite3.Connection, key: str) -> str | None:
-    """What the catalog says of itself: `stop` names its last clean stop, `complete` is there once all runs are."""
+    """What the catalog says of itself: `stop` names its last clean stop, `complete` is there once all runs
+    are."""
     found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return found[0] if found else None
 

@@ -1,7 +1,7 @@
 """Which runs there are: asked of the catalog, and of the run files when the catalog cannot answer.
 
-For threads. Reading changes nothing on disk. The catalog is opened when it is first needed and anew after it failed,
-so an index may be older than the catalog it reads and may outlive the daemon beside which it reads.
+For threads. Reading changes nothing on disk. The catalog is opened when it is first needed and anew after it
+failed, so an index may be older than the catalog it reads and may outlive the daemon beside which it reads.
 """
 
 from __future__ import annotations

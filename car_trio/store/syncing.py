@@ -1,7 +1,6 @@
-"""Waiting for the disk in several threads at once: syncs of different files overlap, which is what makes a group
-commit over many runs cheap. The threads only sync; nothing is decided here. With no threads everything runs in the
-caller's.
-"""
+"""Waiting for the disk in several threads at once: syncs of different files overlap, which is what makes a
+group commit over many runs cheap. The threads only sync; nothing is decided here. With no threads everything
+runs in the caller's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the store's tests share: lines of records, and a script of two runs played into a journal on any disk."""
+"""What the store's tests share: lines of records, and a script of two runs played into a journal on any
+disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A disk that fails at every place there is, in every way: nothing acknowledged is lost, nothing is there twice."""
+"""A disk that fails at every place there is, in every way: nothing acknowledged is lost, nothing is there
+twice."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def test_two_faults_in_a_row_lose_nothing_and_double_nothing(mode: str) -> None:
 
 
 def images(mode: str, seeds: int, *faults: Fault) -> Iterator[tuple[SimDisk, Played]]:
-    """What a power cut may leave at every operation of the script, with what had been said to be true by then."""
+    """What a power cut may leave at every operation of the script, with what had been said to be true by
+    then."""
     found: list[tuple[SimDisk, Played]] = []
     disk = prepared()
     choice = random.Random(f"{mode} {faults and faults[0].at}")
