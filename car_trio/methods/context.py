@@ -115,7 +115,7 @@ class Daemon:
     methods: dict[str, Any]
     tenants: Tenants = field(default_factory=Tenants)
     is_stopping: bool = False
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter[str])
 
 
 class Waiting(Protocol):

@@ -112,8 +112,7 @@ class Caller:
         except CallbackTimedOut as late:
             raise ToolFailed(f"tool '{action.tool}' callback timed out ({late.seconds}s)") from None
         if isinstance(answer, ErrorObject):
-            terminal = isinstance(answer.data, dict) and answer.data.get("terminal") is True
-            raise ToolFailed(answer.message, terminal)
+            raise ToolFailed(answer.message, answer.is_terminal)
         try:
             msgspec.json.decode(answer)
         except (msgspec.MsgspecError, RecursionError) as error:

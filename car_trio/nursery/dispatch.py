@@ -112,6 +112,7 @@ class Dispatcher:
         try:
             frame = parse(message)
         except Unreadable as refusal:
+            self._callbacks.fail_unreadable(message, refusal.message)
             self._post(error_frame(refusal.reply_id, refusal))
             return
         if frame.method is UNSET:

@@ -111,7 +111,7 @@ class AppendFile:
         self.dirty = self.new = False
 
     def distrust(self) -> None:
-        """A sync failed: give the descriptor up and keep what has to be written again."""
+        """Give the descriptor up and keep what was not synced, to be written again."""
         self._again = b"".join(self._unsynced) + self._again
         self._good = self._synced
         self.settle()
@@ -144,7 +144,7 @@ class AppendFile:
             self._disk.truncate(descriptor, self._good)
         except OSError as error:
             LOG.warning("%s cannot be cut back (%s): it is continued in a new file", self.path, error)
-            self._abandon()
+            self.distrust()
 
     def _abandon(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

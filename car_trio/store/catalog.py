@@ -26,10 +26,7 @@ from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.catalog")
 SCHEMA_VERSION = 1
-COLUMNS = (
-    "run_id, agent_id, intent, outcome_description, started_at, ended_at, status, outcome, summary, turn_count, "
-    "tools, bytes, mtime_ns"
-)
+COLUMNS = ", ".join(CatalogRow.__struct_fields__)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE runs (
@@ -46,14 +43,11 @@ CREATE INDEX runs_open ON runs (agent_id, run_id) WHERE ended_at IS NULL;
 """
 _WORDS = 'CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 0")'
 _UPSERT = f"""
-INSERT INTO runs ({COLUMNS}, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO runs ({COLUMNS}, folded) VALUES ({", ".join("?" * (len(CatalogRow.__struct_fields__) + 1))})
 ON CONFLICT (run_id, agent_id) DO UPDATE SET
-    intent = excluded.intent, outcome_description = excluded.outcome_description, started_at = excluded.started_at,
-    ended_at = excluded.ended_at, status = excluded.status, outcome = excluded.outcome, summary = excluded.summary,
-    turn_count = excluded.turn_count, tools = excluded.tools, bytes = excluded.bytes,
-    mtime_ns = excluded.mtime_ns, folded = excluded.folded
+    {", ".join(f"{column} = excluded.{column}" for column in (*CatalogRow.__struct_fields__, "folded"))}
 RETURNING id
-"""  # noqa: S608 - COLUMNS is a constant
+"""  # noqa: S608 - made of constants
 
 
 class CatalogWriter:
@@ -128,12 +122,9 @@ class CatalogWriter:
     def _put(self, row: CatalogRow) -> None:
         tools = msgspec.json.encode(row.tools).decode()
         text = fold(" ".join((row.intent, row.outcome_description or "", row.summary, *row.tools)))
-        values = (
-            row.run_id, row.agent_id, row.intent, row.outcome_description, row.started_at, row.ended_at, row.status,
-            row.outcome, row.summary, row.turn_count, tools, row.bytes, row.mtime_ns,
-            None if self.full_text else text,
-        )  # fmt: skip
-        (identifier,) = self._connection.execute(_UPSERT, values).fetchone()
+        values = (*msgspec.structs.astuple(row)[:-3], tools, row.bytes, row.mtime_ns)
+        folded = None if self.full_text else text
+        (identifier,) = self._connection.execute(_UPSERT, (*values, folded)).fetchone()
         if self.full_text:
             self._connection.execute("DELETE FROM words WHERE rowid = ?", (identifier,))
             self._connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (identifier, text))

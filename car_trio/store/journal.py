@@ -37,7 +37,7 @@ from car_trio.store.disk import Disk
 from car_trio.store.gathering import Batch, Gathering, Put
 from car_trio.store.layout import Layout
 from car_trio.store.tickets import RemovalTicket, Ticket
-from car_trio.store.writing import Append, Durability, Indexed, Landed, Removal, Writer
+from car_trio.store.writing import Append, Durability, Indexed, Landed, Removal, Writer, cause_of
 from car_trio.wire.errors import storage_degraded
 from car_trio.wire.runs import CatalogRow, RunRef
 
@@ -192,7 +192,7 @@ class Journal:
         for removal, ticket in batch.removals:
             ticket.bytes = landed.freed.get(removal, 0)
             error = landed.refused.get(removal)
-            ticket.settle(storage_degraded(_cause(error), pending=False) if error else None)
+            ticket.settle(storage_degraded(cause_of(error), pending=False) if error else None)
         self._set_alarm()
         if not self._busy:
             self._rest.set()
@@ -202,7 +202,7 @@ class Journal:
         self.failures += len(errors)
         self._to_rewrite = landed.to_rewrite
         if errors:
-            self._degrade(_cause(errors[0]))
+            self._degrade(cause_of(errors[0]))
         if self._gathering.kept or self._to_rewrite:
             if self._retry_at == math.inf and not self._retry_due:
                 self._retry_at = now + self._retry_pause
@@ -219,7 +219,7 @@ class Journal:
             LOG.error("storage degraded: %s; what was accepted is kept and tried again", cause)
             self._on_health(cause)
 
-    def _tell(self, put: _Put) -> None:
+    def _tell(self, put: Put) -> None:
         self.pending_bytes -= put.counted_bytes
         if put.durable is not None:
             put.durable()
@@ -396,8 +396,3 @@ async def open_journal(
             with trio.CancelScope(shield=True):
                 await journal.close()
             nursery.cancel_scope.cancel()
-
-
-def _cause(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{where}"

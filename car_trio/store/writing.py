@@ -308,6 +308,12 @@ class Writer:
                 return
 
 
+def cause_of(error: OSError) -> str:
+    """What went wrong, and with which file, for people."""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
 def unlink_run(disk: Disk, layout: Layout, ref: RunRef) -> int:
     """Take a run's files off the disk; returns their bytes.
 

@@ -53,6 +53,7 @@ def refused(*arguments: str, **environment: str) -> str:
     """Runs a command that must not start: it ends with 2 and one line on standard error, which is returned."""
     ended = subprocess.run(
         command(*arguments),
+        check=False,
         env=clean_environment(environment),
         capture_output=True,
         text=True,

@@ -309,7 +309,7 @@ def test_zero_is_no_limit_for_either_criterion(daemon: DaemonProcess) -> None:
     assert not (daemon.home / "deleted-runs.jsonl").exists()
     config.write_text("[runs]\nmax_per_agent = 2\nmax_age_days = 0\n")
     daemon.start()
-    until(lambda: (daemon.home / "deleted-runs.jsonl").exists(), "the limit that is set holds")
+    until((daemon.home / "deleted-runs.jsonl").exists, "the limit that is set holds")
     daemon.restart()
     assert set(listed(daemon)) == set(runs[1:])
     daemon.stop()
@@ -344,7 +344,7 @@ def test_everything_under_the_home_is_private_even_when_the_umask_allows_all(mak
     (daemon.home / "config.toml").write_text("[runs]\nmax_per_agent = 1\n")
     (daemon.home / "config.toml").chmod(0o600)
     daemon.start()
-    until(lambda: (daemon.home / "deleted-runs.jsonl").exists(), "a tombstone")
+    until((daemon.home / "deleted-runs.jsonl").exists, "a tombstone")
     assert daemon.stop() == 0
     for found in (serving, modes(daemon.home)):
         assert {path: oct(mode) for path, mode in found.items() if mode not in (0o600, 0o700)} == {}

@@ -35,6 +35,9 @@ def survives(fault: Fault, mode: str, *others: Fault) -> bool:
     for ref, lines in played.put.items():
         assert lines_of(disk, ref) == lines
         assert played.true[ref] == lines
+    if mode != "os":
+        after = disk.crash(random.Random(fault.at))
+        assert all(lines_of(after, ref) == lines for ref, lines in played.put.items()), "closing syncs all"
     assert played.settled == [None] * sum(len(step) for step in SCRIPT)
     assert played.health[1::2] == [None] * (len(played.health) // 2), "every trouble heals"
     assert None not in played.health[::2] and len(played.health) % 2 == 0
@@ -66,8 +69,8 @@ def test_half_a_write_that_cannot_be_cut_back_is_continued_in_a_new_file(mode: s
         )
 
 
-@pytest.mark.parametrize("mode", ["always", "interval"])
-def test_two_faults_in_a_row_lose_nothing_and_double_nothing(mode: str) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_several_faults_in_a_row_lose_nothing_and_double_nothing(mode: str) -> None:
     choice = random.Random(7)
     for _ in range(400):
         first = choice.randint(1, 60)
