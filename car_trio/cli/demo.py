@@ -13,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
 
 from car_trio.client import Car, CarError, Disconnected, WatchEvent, connect
+from car_trio.config import environment, token_directory
 from car_trio.nursery.logs import escaped
 from car_trio.store.run_store import RunStore
 
@@ -59,13 +60,13 @@ def leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
 async def _play(home: Path) -> None:
     say(f"A daemon of its own, on {home}")
     async with running_daemon(home) as daemon:
-        run_id = await first_run(home)
-        acknowledged = await second_run(home, daemon)
+        run_id = await first_run(daemon)
+        acknowledged = await second_run(daemon)
     say("The daemon again, on the same home")
     async with running_daemon(home) as daemon:
-        await replay(home, acknowledged)
-        daemon.send_signal(signal.SIGTERM)
-        code = await daemon.wait()
+        await replay(daemon, acknowledged)
+        daemon.process.send_signal(signal.SIGTERM)
+        code = await daemon.process.wait()
         tell(f"SIGTERM: exit code {code}")
     say("No daemon at all: the files themselves, through RunStore")
     from_files(home, run_id)
@@ -74,8 +75,19 @@ async def _play(home: Path) -> None:
 # The daemon
 
 
+class Running(NamedTuple):
+    """A daemon process and the way in, whatever the environment says about other daemons."""
+
+    process: trio.Process
+    url: str
+    token: str
+
+    def connect(self) -> AbstractAsyncContextManager[Car]:
+        return connect(self.url, token=self.token, agent_id=AGENT)
+
+
 @asynccontextmanager
-async def running_daemon(home: Path) -> AsyncGenerator[trio.Process]:
+async def running_daemon(home: Path) -> AsyncGenerator[Running]:
     """The daemon as a user starts it, until the block ends; what it logs goes to a file in its home."""
     home.mkdir(exist_ok=True)
     log = home / "daemon.log"
@@ -84,6 +96,7 @@ async def running_daemon(home: Path) -> AsyncGenerator[trio.Process]:
             [sys.executable, "-m", "car_trio", "serve", "--home", str(home), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=errors,
+            env={key: value for key, value in environment().items() if not key.startswith("CAR_")},
         )
     try:
         assert process.stdout is not None
@@ -91,7 +104,8 @@ async def running_daemon(home: Path) -> AsyncGenerator[trio.Process]:
             line = (await process.stdout.receive_some(4096)).decode().strip()
             if line.startswith("car_trio ready"):
                 tell(line)
-                yield process
+                token = (token_directory({}, str(home)) / "auth-token").read_text()
+                yield Running(process, line.split()[2], token)
                 return
         raise DemoFailed(f"the daemon did not start: {log.read_text().strip() or 'it said nothing'}")
     finally:
@@ -104,10 +118,10 @@ async def running_daemon(home: Path) -> AsyncGenerator[trio.Process]:
 # The acts
 
 
-async def first_run(home: Path) -> str:
+async def first_run(daemon: Running) -> str:
     """A run that goes through: a tool that works, one that fails, one that nobody offers."""
     say("An agent opens a run and works through its tools")
-    async with connect(home=str(home), agent_id=AGENT) as car, trio.open_nursery() as nursery:
+    async with daemon.connect() as car, trio.open_nursery() as nursery:
         offer_tools(car)
         async with car.run(intent="Fix the failing test", outcome_description="the suite is green") as run:
             tell(f"run {run.run_id} is open, and on disk")
@@ -144,12 +158,12 @@ async def watch(car: Car, run_id: str, watched: trio.Event) -> None:
     watched.set()
 
 
-async def second_run(home: Path, daemon: trio.Process) -> dict[str, int]:
+async def second_run(daemon: Running) -> dict[str, int]:
     """A run in whose middle the daemon is killed; returns how many turns of it were acknowledged."""
     say("A second run, and kill -9 in the middle of it")
     acknowledged = {"killed": 0}
     with suppress(Disconnected):
-        async with connect(home=str(home), agent_id=AGENT) as car:
+        async with daemon.connect() as car:
             started = await car.call(
                 "runs.start", {"intent": "Migrate the database", "idempotency_key": "killed"}
             )
@@ -159,13 +173,13 @@ async def second_run(home: Path, daemon: trio.Process) -> dict[str, int]:
                 await car.call("runs.record_turns", {"run_id": "killed", "turns": turns})
                 acknowledged["killed"] += 1
                 if acknowledged["killed"] == 25:
-                    os.kill(daemon.pid, signal.SIGKILL)
+                    os.kill(daemon.process.pid, signal.SIGKILL)
     tell(f"SIGKILL after {acknowledged['killed']} turns were acknowledged; the client: disconnected")
     return acknowledged
 
 
-async def replay(home: Path, acknowledged: dict[str, int]) -> None:
-    async with connect(home=str(home), agent_id=AGENT) as car:
+async def replay(daemon: Running, acknowledged: dict[str, int]) -> None:
+    async with daemon.connect() as car:
         for run_id, count in acknowledged.items():
             trace = await car.call("runs.get_trace", {"run_id": run_id})
             records = trace["records"]

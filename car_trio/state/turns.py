@@ -45,6 +45,7 @@ class TurnTooLarge(Exception):  # noqa: N818 - an answer (`dropped`), not a defe
 
 
 Cuts = dict[str, Cut]
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def cut_text(text: str, path: str, cuts: Cuts) -> str:
@@ -62,16 +63,14 @@ def _cut_of(whole: bytes) -> Cut:
     return Cut(len(whole), hashlib.sha256(whole).hexdigest())
 
 
-def cut_value(value: Any, path: str, cuts: Cuts) -> Any:
+def cut_value(value: Json, path: str, cuts: Cuts) -> Json:
     """A decoded JSON value with every string inside it cut; keys of objects are left alone."""
     if isinstance(value, str):
         return cut_text(value, path, cuts)
     if isinstance(value, list):
-        items: list[Any] = value
-        return [cut_value(item, f"{path}/{i}", cuts) for i, item in enumerate(items)]
+        return [cut_value(item, f"{path}/{i}", cuts) for i, item in enumerate(value)]
     if isinstance(value, dict):
-        members: dict[str, Any] = value
-        return {key: cut_value(item, f"{path}/{_pointer(key)}", cuts) for key, item in members.items()}
+        return {key: cut_value(item, f"{path}/{_pointer(key)}", cuts) for key, item in value.items()}
     return value
 
 
@@ -100,9 +99,10 @@ def cut_raw(raw: Raw, path: str, cuts: Cuts) -> Raw:
 
 def _member(raw: Raw, key: str) -> str | None:
     """A member of a JSON object that is a string; `None` for anything else."""
-    value = msgspec.json.decode(raw)
-    members: dict[str, Any] = value if isinstance(value, dict) else {}
-    member = members.get(key)
+    try:
+        member = msgspec.json.decode(raw, type=dict[str, Any]).get(key)
+    except msgspec.ValidationError:
+        return None
     return member if isinstance(member, str) else None
 
 
