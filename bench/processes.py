@@ -90,7 +90,9 @@ class Daemon(Server):
     def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
         log = home.with_name(f"{home.name}.log")
-        super().__init__("-m", "car_trio", "serve", "--port", "0", "--home", str(home), log=log, **environment)
+        super().__init__(
+            "-m", "car_trio", "serve", "--port", "0", "--home", str(home), log=log, **environment
+        )
 
     def token(self, name: str = "auth-token") -> str:
         return (self.home / "ai.parslee.car" / name).read_text()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import lockstep_stream_pair, memory_stream_pair
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
@@ -181,16 +181,16 @@ class House:
         self.stop = trio.Event()
         self.stopped = trio.Event()
 
-    async def stranger(self, *, remote: bool = False) -> Peer:
-        """A connection that has not said anything yet."""
-        ours, theirs = memory_stream_pair()
+    async def stranger(self, *, remote: bool = False, lockstep: bool = False) -> Peer:
+        """A connection that has not said anything yet. `lockstep`: what is sent waits until it is read."""
+        ours, theirs = lockstep_stream_pair() if lockstep else memory_stream_pair()
         assert self.doors.welcome is not None
         self.doors.welcome(theirs, remote)
         return Peer(ours)
 
-    async def peer(self, agent_id: str | None = None, *, host: bool = False) -> Peer:
+    async def peer(self, agent_id: str | None = None, *, host: bool = False, lockstep: bool = False) -> Peer:
         """An authenticated client."""
-        peer = await self.stranger()
+        peer = await self.stranger(lockstep=lockstep)
         assert (await peer.open()).status_code == 101
         assert peer.protocol.state is OPEN
         params: dict[str, Any] = {"token": TOKEN}

@@ -73,9 +73,8 @@ class AppendFile:
     def forgettable(self) -> bool:
         """Nothing is known here that the files do not say themselves."""
         given_up = self._located and self._descriptor is None
-        unmarked = (
-            self._segment > 0 and self._good == 0
-        )  # how much of the file before counts is known only here
+        # How much of the file before counts is known only here until the first line of this one is written.
+        unmarked = self._segment > 0 and self._good == 0
         return not (self.dirty or self._again or given_up or unmarked)
 
     def append(self, payload: bytes) -> None:

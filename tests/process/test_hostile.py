@@ -40,6 +40,7 @@ MIB = 1024 * 1024
 
 
 def is_well(daemon: DaemonProcess) -> bool:
+    """Whether a new connection is let in and answered."""
     with RawPeer(daemon.port) as peer:
         return peer.ask() == 101 and peer.call("server.health")["result"]["ok"] is True
 
@@ -249,6 +250,15 @@ def test_the_65th_stranger_is_told_to_come_back_and_is_let_in_when_another_has_l
         known_now = strangers.pop()
         assert "result" in known_now.call("session.auth", {"token": target.token})
         until(is_let_in)
+
+
+def test_beyond_the_limit_of_connections_even_friends_have_to_wait(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon(config="[server]\nmax_connections = 2\n").start()
+    with known(daemon) as friend, known(daemon):
+        with RawPeer(daemon.port) as third:
+            assert third.ask() == 503
+        friend.reset()
+        until(lambda: is_well(daemon), "there is room again")
 
 
 def test_half_open_handshakes_count_as_strangers(target: DaemonProcess) -> None:
@@ -596,23 +606,26 @@ def test_too_many_requests_in_flight_are_refused_one_by_one(target: DaemonProces
         assert {reply["error"]["code"] for reply in refused} == {-32010}
 
 
-def test_who_never_reads_is_cut_and_its_memory_given_back(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon(config="[server]\nwrite_stall_seconds = 0.2\n").start()
-    with (
-        unharmed(warm(daemon)),
-        known(daemon) as glutton,
-        known(daemon) as pinger,
-        known(daemon) as bystander,
-    ):
-        before = daemon.descriptors()
-        glutton.call("state.set", {"key": "k", "value": "x" * MIB})
-        for peer, data in (
-            (glutton, request("state.get", {"key": "k"}) * 200),
-            (pinger, frame(PING, bytes(125)) * 200_000),
-        ):
-            with contextlib.suppress(Gone):
-                peer.send(data)
-        until(lambda: daemon.descriptors() <= before - 2, "both are cut while they hold on")
+@pytest.mark.parametrize(
+    ("stall_seconds", "flood"),
+    [
+        (0.2, request("state.get", {"key": "k"}) * 16),
+        (3600, request("state.get", {"key": "k"}) * 120),
+        (3600, frame(PING, bytes(125)) * 1_000_000),
+    ],
+    ids=["it accepts nothing for too long", "too much waits for it", "too many pongs wait for it"],
+)
+def test_who_never_reads_is_cut_and_its_memory_given_back(
+    make_daemon: MakeDaemon, stall_seconds: float, flood: bytes
+) -> None:
+    daemon = warm(make_daemon(config=f"[server]\nwrite_stall_seconds = {stall_seconds}\n").start())
+    with unharmed(daemon), known(daemon) as bystander:
+        with known(daemon) as glutton:
+            glutton.call("state.set", {"key": "k", "value": "x" * MIB})
+            both = daemon.sockets()
+            with contextlib.suppress(Gone, TimeoutError):
+                glutton.send(flood)
+            until(lambda: daemon.sockets() < both, "it is cut while it holds on")
         assert bystander.call("server.health")["result"]["ok"]
 
 

@@ -421,6 +421,7 @@ def test_the_service_manager_hears_of_readiness_life_and_stop(
 def test_a_stopped_loop_sends_no_signs_of_life(make_daemon: MakeDaemon, notifications: socket.socket) -> None:
     environment = {"NOTIFY_SOCKET": notifications.getsockname(), "WATCHDOG_USEC": "20000"}
     daemon = make_daemon(environment=environment).start()
+    until(lambda: notifications.recv(100) == b"WATCHDOG=1")
     daemon.signal(signal.SIGSTOP)
     state = re.compile(r"State:\s+T")
     until(lambda: state.search(Path(f"/proc/{daemon.pid}/status").read_text()), "the process stands still")

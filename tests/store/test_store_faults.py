@@ -12,7 +12,7 @@ import pytest
 
 from car_trio.store.orphans import adopt_orphans
 from tests.sim_disk import Fault, SimDisk
-from tests.store.store_scripts import LAYOUT, SCRIPT, Played, lines_of, play
+from tests.store.store_scripts import LAYOUT, SCRIPT, A, Played, lines_of, play, started
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EMFILE, errno.EINTR]
 MODES = ["always", "interval", "os"]
@@ -104,7 +104,7 @@ def is_subsequence(some: list[bytes], whole: list[bytes]) -> bool:
 
 
 def assert_true_after_cut(disk: SimDisk, played: Played, *, all_there: bool) -> None:
-    adopt_orphans(disk, LAYOUT, None)
+    adopted = adopt_orphans(disk, LAYOUT, None).adopted
     for ref, lines in played.put.items():
         there = lines_of(disk, ref)
         read = [line for line in there if line in lines]
@@ -113,7 +113,10 @@ def assert_true_after_cut(disk: SimDisk, played: Played, *, all_there: bool) -> 
         if all_there:
             assert read[: len(played.true[ref])] == played.true[ref]
         assert not there or sum(b'"ended"' in line for line in there) == 1
-        assert adopt_orphans(disk, LAYOUT, None).adopted == []
+    again = disk.crash(random.Random(1))
+    assert not set(adopted) & set(adopt_orphans(again, LAYOUT, None).adopted), (
+        "an adoption survives a power cut"
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -146,3 +149,18 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged_in_any_mode(mode: 
         assert_true_after_cut(after, said, all_there=True)
 
     play(disk, watch=kill, durability=mode, **OPTIONS)
+
+
+def test_a_run_whose_name_an_earlier_process_had_not_synced_survives_once_something_is_acknowledged() -> None:
+    disk = prepared()
+    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
+    descriptor = disk.create(LAYOUT.run_file(A))
+    disk.write(descriptor, started(A) + b"\n")
+    killed = disk.restart()
+
+    def lose_power(played: Played) -> None:
+        if played.true.get(A):
+            for seed in range(20):
+                assert started(A) in lines_of(killed.crash(random.Random(seed)), A)
+
+    play(killed, watch=lose_power)

@@ -20,10 +20,12 @@ from car_trio.store import journal as journal_module
 from car_trio.store import writing
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
+from car_trio.store.gathering import Gathering, Put
 from car_trio.store.journal import KEPT_BYTES, Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.syncing import SyncThreads
 from car_trio.store.tickets import Ticket
+from car_trio.store.writing import Landed
 from car_trio.wire.errors import STORAGE_DEGRADED, Refusal
 from car_trio.wire.runs import CatalogRow, RunRef
 from tests.sim_disk import ROOT, Fault, SimDisk
@@ -244,6 +246,65 @@ async def test_while_a_disk_is_full_what_was_accepted_is_kept_and_written_when_i
         assert told.refusals == []
         assert journal.pending_bytes == 0
     assert lines_of(place.disk, A) == [started(A), turn(0), turn(1), ended(A)]
+
+
+async def test_a_put_never_overtakes_one_of_the_same_run_that_failed(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    told = Told()
+    async with place.journal() as journal:
+        place.disk.faults = [Fault(1, errno.EIO, kind="write")]
+        told.put(journal, A, started(A))
+        told.put(journal, A, turn(0))
+        await trio.sleep(0.1)
+        assert journal.degraded is not None
+        told.put(journal, A, turn(1))
+        await trio.sleep(0.1)
+        assert told == []
+        await trio.sleep(0.1)
+    assert told.true == [started(A), turn(0), turn(1)]
+    assert lines_of(place.disk, A) == [started(A), turn(0), turn(1)]
+
+
+def gathered(target: RunRef, payload: bytes) -> Put:
+    return Put(writing.Append(target, payload), None, 0, Ticket())
+
+
+def test_what_arrives_while_kept_puts_are_tried_again_goes_behind_them_and_is_not_forgotten() -> None:
+    gathering = Gathering()
+    first, second, third, other = (gathered(ref, b"x") for ref in (A, A, A, B))
+    gathering.add(first)
+    assert gathering.land(gathering.take(again=False, flush=False), Landed(failed={A: OSError()})) == []
+    gathering.add(second)
+    gathering.add(other)
+    batch = gathering.take(again=True, flush=False)
+    assert batch.puts == [first, second, other]
+    gathering.add(third)
+    assert gathering.land(batch, Landed()) == [first, second, other]
+    assert gathering.take(again=False, flush=False).puts == [third]
+    gathering.add(first)
+    gathering.land(gathering.take(again=False, flush=False), Landed(failed={A: OSError()}))
+    gathering.land(gathering.take(again=True, flush=False), Landed(failed={A: OSError()}))
+    assert gathering.kept == {A: [first]}
+
+
+async def test_a_second_trouble_is_tried_again_as_soon_as_the_first_was(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.journal() as journal:
+        for _ in range(2):
+            place.disk.broken = {"write": errno.EIO}
+            ticket = journal.put(A, [turn(0)], durable=lambda: None)
+            await trio.sleep(3)
+            place.disk.heal()
+            await settled(ticket)
+            place.disk.broken = {}
+            place.disk.begin()
+            place.disk.faults = [Fault(1, errno.EIO, kind="write")]
+            began = trio.current_time()
+            await settled(journal.put(A, [turn(0)], durable=lambda: None))
+            assert trio.current_time() - began == pytest.approx(0.25)
+            place.disk.faults = []
 
 
 async def test_a_kept_put_is_tried_again_with_a_pause_that_doubles_up_to_five_seconds(
