@@ -84,7 +84,6 @@ def _ready(home: Path, stop: int, rounds: int) -> list[float]:
 
 def starting(directory: Path, quick: bool) -> list[Figure]:
     rounds = 3 if quick else 7
-    empty = [_ready(directory / f"empty-{number}", signal.SIGTERM, 0) for number in range(0)]
     fresh: list[float] = []
     for number in range(rounds):
         with daemon(directory / f"empty-{number}") as ours:
@@ -93,7 +92,6 @@ def starting(directory: Path, quick: bool) -> list[Figure]:
     clean = _ready(home, signal.SIGTERM, rounds)
     killed = _ready(home, signal.SIGKILL, rounds)
     Daemon(home, **KEEP_ALL).end()
-    del empty
     spread = f"{min(fresh):.0f} to {max(fresh):.0f}"
     return [
         Figure("start", "ready, empty store", median(fresh), "ms", spread, at_most=500.0),

@@ -40,10 +40,9 @@ def submits(directory: Path, quick: bool) -> list[Figure]:
     with daemon(directory / "submits") as ours:
         client = ours.client("agent")
         client.call("tools.register", [TOOL])
-        unrecorded = [median(timed(lambda: submit(client, each), count)) * 1e6 for each in (write, call)]
+        without, with_callback = (_p50(client, action, count) for action in (write, call))
         start_run(client)
-        recorded = median(timed(lambda: submit(client, call), count)) * 1e6
-    without, with_callback = unrecorded
+        recorded = _p50(client, call, count)
     return [
         Figure("work", "submit of one state_write, p50", without, "us", "no run, so nothing is recorded"),
         Figure("work", "submit of one tool_call, p50", with_callback, "us", "no run; one callback"),
@@ -52,6 +51,10 @@ def submits(directory: Path, quick: bool) -> list[Figure]:
         ),
         Figure("work", "submit of one tool_call, recorded, p50", recorded, "us", "one durable turn"),
     ]
+
+
+def _p50(client: Client, action: dict[str, Any], count: int) -> float:
+    return median(timed(lambda: submit(client, action), count)) * 1e6
 
 
 def fan_out(directory: Path, quick: bool) -> list[Figure]:

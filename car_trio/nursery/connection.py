@@ -82,6 +82,7 @@ class Connection:
         self._server = config.server
         self._scope = trio.CancelScope()
         self._reading = trio.CancelScope()
+        self._writing = trio.CancelScope()
         self._requests_deadline = math.inf
         self._peer: Peer | None = None
         self._dispatcher: Dispatcher | None = None
@@ -112,7 +113,7 @@ class Connection:
 
     async def _live(self) -> None:
         async with trio.open_nursery() as io:
-            io.start_soon(self._socket.write)
+            io.start_soon(self._write)
             self._scope.deadline = trio.current_time() + self._server.handshake_seconds
             if await self._socket.handshake(self._judge):
                 self._scope.deadline = trio.current_time() + self._server.auth_seconds
@@ -123,7 +124,12 @@ class Connection:
                         self._gone()
                         requests.cancel_scope.deadline = self._requests_deadline
             self._socket.finish()
-            await self._socket.linger()
+            if not self._writing.cancel_called:  # nothing is on its way to somebody who was cut
+                await self._socket.linger()
+
+    async def _write(self) -> None:
+        with self._writing:
+            await self._socket.write()
 
     def _judge(self, request: HttpRequest) -> Rejection | None:
         if self._is_full():
@@ -182,8 +188,10 @@ class Connection:
         self._reading.cancel()
 
     def _cut(self, why: str) -> None:
+        """Ends the connection at once: a writer in the middle of a send would wait for a peer that is given up."""
         LOG.warning("session %s is cut: %s", self.session.id, why)
         self._reading.cancel()
+        self._writing.cancel()
 
     def stop(self, deadline: float) -> None:
         """The daemon stops: an idle connection closes now, requests under way may take until `deadline`."""

@@ -26,7 +26,7 @@ PAUSE_SECONDS = 0.1
 MAX_SOCKET_PATH = 107
 """`sun_path` less its terminating NUL."""
 
-Welcome = Callable[[trio.abc.Stream, bool], None]
+Welcome = Callable[[trio.abc.Stream, bool], object]
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 

@@ -155,7 +155,7 @@ def admit(
     duties: trio.Nursery,
     stream: trio.abc.Stream,
     is_remote: bool,
-) -> None:
+) -> Connection:
     """A new connection gets its own guarded task."""
     connection = Connection(
         daemon,
@@ -169,6 +169,7 @@ def admit(
     connections.enter(connection)
     grace = config.runs.grace_ms / 1000
     guests.start_soon(host, daemon, connection, grace, connections, duties)
+    return connection
 
 
 async def host(

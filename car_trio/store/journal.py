@@ -336,7 +336,7 @@ class Journal:
                 job()
             except trio.RunFinishedError:
                 return
-            except BaseException as bug:
+            except Exception as bug:
                 self._token.run_sync_soon(self._crash, bug)
                 return
 

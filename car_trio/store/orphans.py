@@ -136,8 +136,9 @@ def _append_end(disk: Disk, layout: Layout, ref: RunRef, ended_at: str) -> None:
     try:
         file.append(msgspec.json.encode(record) + b"\n")
         file.sync()
-        # The process that made the file may have died before its name was durable.
+        # The process that made the file may have died before its name, or its directory's, was durable.
         disk.sync_directory(layout.agent_directory(ref.agent_id))
+        disk.sync_directory(layout.runs)
     finally:
         file.close()
 

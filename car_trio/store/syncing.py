@@ -10,7 +10,7 @@ from queue import SimpleQueue
 
 Sync = Callable[[], None]
 _Job = tuple[int, Sync]
-_Result = tuple[int, OSError | BaseException | None]
+_Result = tuple[int, Exception | None]
 
 
 class SyncThreads:
@@ -57,7 +57,7 @@ class SyncThreads:
             position, sync = job
             try:
                 self._results.put((position, _attempt(sync)))
-            except BaseException as bug:
+            except Exception as bug:
                 self._results.put((position, bug))
 
 

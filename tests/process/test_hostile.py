@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -611,7 +612,7 @@ def test_too_many_requests_in_flight_are_refused_one_by_one(target: DaemonProces
     [
         (0.2, request("state.get", {"key": "k"}) * 16),
         (3600, request("state.get", {"key": "k"}) * 120),
-        (3600, frame(PING, bytes(125)) * 1_000_000),
+        (3600, frame(PING, bytes(125)) * 700_000),
     ],
     ids=["it accepts nothing for too long", "too much waits for it", "too many pongs wait for it"],
 )
@@ -634,6 +635,24 @@ def test_notifications_that_mean_nothing_are_taken_in_silence(target: DaemonProc
         for message in (b'{"method":"no.such"}', b'{"method":"runs.complete","params":3}', b'{"method":""}'):
             peer.send(text(message) * 2000)
         assert peer.call("server.health")["id"] == 1
+
+
+def test_running_out_of_descriptors_is_waited_out_and_open_runs_go_on(make_daemon: MakeDaemon) -> None:
+    daemon = warm(make_daemon().start())
+    with unharmed(daemon), daemon.client("alice") as alice:
+        run_id = start_run(alice)
+        record(alice, run_id, 0)
+        few = daemon.descriptors() + 10
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (few, few))
+        with contextlib.ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(RawPeer(daemon.port))
+            until(lambda: "cannot accept a connection" in daemon.said())
+            assert record(alice, run_id, 1)["ok"]
+        until(lambda: daemon.sockets() == daemon.idle_sockets + 1, "all but one are gone")
+        assert is_well(daemon)
+        assert complete(alice, run_id)["ok"]
+        assert len(daemon.records(run_id)) == 4
 
 
 def test_many_connections_come_and_go(target: DaemonProcess) -> None:

@@ -39,12 +39,17 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+OWN_BUSINESS = ("daemon.lock", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm")
+"""Files whose content changes by itself: the lock is taken and given back, the catalog follows the runs."""
+
+
 def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Everything below, with what a change would change. A lock that was taken and given back counts as unchanged."""
+    """Everything below, with what a change would change."""
     found = {}
     for path in root.rglob("*"):
         status = path.lstat()
-        content = path.read_bytes() if stat.S_ISREG(status.st_mode) and path.name != "daemon.lock" else b""
+        is_told = stat.S_ISREG(status.st_mode) and path.name not in OWN_BUSINESS
+        content = path.read_bytes() if is_told else b""
         found[str(path.relative_to(root))] = (status.st_mode, status.st_ino, content)
     return found
 
@@ -263,6 +268,31 @@ def test_the_ready_line_says_that_tokens_travel_in_clear_when_the_network_is_ser
     assert "clear" in daemon.remarks
     with SecondClient.dial(f"ws://127.0.0.1:{daemon.port}") as client:
         assert client.auth(daemon.token)["ok"]
+
+
+def test_a_ready_line_that_nobody_takes_is_no_reason_not_to_serve(home: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            command("serve", "--home", str(home), "--port", "0"),
+            env=clean_environment({}),
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    try:
+        with SecondClient.dial_unix(until(lambda: listening(home))) as client:
+            assert client.call("server.health")["ok"]
+        process.terminate()
+        _, said = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+    assert b"Traceback" not in said
+
+
+def listening(home: Path) -> Path | None:
+    """The daemon's socket, once `daemon.json` tells of it."""
+    return home / "run" / "car.sock" if (home / "run" / "daemon.json").exists() else None
 
 
 # What a start replaces

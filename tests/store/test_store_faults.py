@@ -113,10 +113,11 @@ def assert_true_after_cut(disk: SimDisk, played: Played, *, all_there: bool) -> 
         if all_there:
             assert read[: len(played.true[ref])] == played.true[ref]
         assert not there or sum(b'"ended"' in line for line in there) == 1
-    again = disk.crash(random.Random(1))
-    assert not set(adopted) & set(adopt_orphans(again, LAYOUT, None).adopted), (
-        "an adoption survives a power cut"
-    )
+    for seed in range(3):
+        again = disk.crash(random.Random(seed))
+        assert not set(adopted) & set(adopt_orphans(again, LAYOUT, None).adopted)
+        for ref in adopted:
+            assert lines_of(again, ref) == lines_of(disk, ref), "an adoption survives a power cut"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -164,3 +165,12 @@ def test_a_run_whose_name_an_earlier_process_had_not_synced_survives_once_someth
                 assert started(A) in lines_of(killed.crash(random.Random(seed)), A)
 
     play(killed, watch=lose_power)
+
+
+def test_an_adopted_run_survives_with_its_directory_even_if_nobody_had_synced_that() -> None:
+    disk = prepared()
+    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
+    disk.write(disk.create(LAYOUT.run_file(A)), started(A) + b"\n")
+    assert adopt_orphans(disk, LAYOUT, None).adopted == [A]
+    for seed in range(20):
+        assert len(lines_of(disk.crash(random.Random(seed)), A)) == 2
