@@ -26,8 +26,8 @@ from car_trio.methods.table import METHODS
 from car_trio.nursery.connection import Connection
 from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import grace_sweep, guarded, heartbeat, retention, watchdog
-from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.limits import raise_descriptor_limit
+from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.storage import OpenStore, open_store
 from car_trio.nursery.systemd import notify
 from car_trio.nursery.tokens import Tokens, published_tokens, write_private

@@ -170,7 +170,7 @@ def test_a_name_that_no_file_can_have_is_refused_before_anything_is_written(regi
         with pytest.raises(Refusal, match="bad name"):
             registry.start(unbound(), ask)
     with pytest.raises(Refusal, match="bad name"):
-        registry.start(unbound(), StartRun("i", agent_id=""+"bad"))
+        registry.start(unbound(), StartRun("i", agent_id="" + "bad"))
     assert journal.puts == []
 
 
