@@ -10,6 +10,7 @@ import trio
 import car_trio
 from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
+from car_trio.nursery.dispatch import Dispatcher
 from car_trio.wire.session import NoParams
 from tests.peer import HOST_TOKEN, TOKEN, Refused, open_house
 
@@ -64,14 +65,14 @@ async def test_params_may_be_absent_null_or_empty(tmp_path, autojump_clock):
         (
             "runs.complete",
             {"run_id": "r", "outcome": {"status": "fine"}},
-            "expected one of .*success, timeout|expected one of success, partial_success, give_up",
+            "expected one of done, failure, give_up, partial_success, success, timeout$",
         ),
         (
             "runs.record_turns",
             {"run_id": "r", "turns": [{"verifier_verdict": "maybe"}]},
-            "at .*verifier_verdict, expected one of .*passed",
+            "verifier_verdict, expected one of failed, not_run, passed$",
         ),
-        ("runs.search", {"status": "lost"}, "expected one of .*in_progress"),
+        ("runs.search", {"status": "lost"}, "expected one of completed, in_progress, incomplete$"),
         ("session.auth", {"token": 5}, "at .*token"),
     ],
 )
@@ -441,3 +442,27 @@ async def test_a_silent_remote_client_is_pinged_and_then_cut(tmp_path, autojump_
         await peer.call("session.auth", {"token": TOKEN})
         assert await peer.closed() == 1006
         assert trio.current_time() >= 60
+
+
+async def test_an_error_in_one_connection_ends_that_one_and_nothing_else(
+    tmp_path, autojump_clock, monkeypatch, caplog
+):
+    take = Dispatcher.take
+
+    def broken(dispatcher, message):
+        if b"break me" in message:
+            raise ZeroDivisionError("a defect")
+        take(dispatcher, message)
+
+    monkeypatch.setattr(Dispatcher, "take", broken)
+    async with open_house(tmp_path) as house:
+        victim, other = await house.peer("alice"), await house.peer()
+        run_id = (await victim.call("runs.start", {"intent": "x"}))["run_id"]
+        await victim.send("break me")
+        assert await victim.closed() == 1006
+        assert await other.call("state.keys") == []
+        assert house.daemon.counters["connections_failed"] == 1
+        assert "ended by an error of the daemon" in caplog.text
+        await trio.sleep(1)
+        assert house.status(run_id) == "incomplete"
+        await other.call("session.auth", {"token": TOKEN, "agent_id": "alice"})

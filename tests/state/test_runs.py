@@ -392,6 +392,15 @@ def test_a_sweep_ends_every_open_run_of_the_connection_and_no_other(registry, jo
     }
 
 
+def test_nothing_is_current_on_a_connection_that_has_left(registry):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    registry.leave(it.id)
+    registry.leave(it.id)
+    assert registry.current(it) is None
+    assert run.is_open
+
+
 def test_stopping_ends_what_is_open(registry, journal):
     run = registry.start(bound("a"), StartRun("i"))
     assert registry.end_all("shutdown") == 1
