@@ -1,0 +1,19 @@
+"""The short form of each campaign: long enough to show that it still bites, short enough for every test run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torture.__main__ import CAMPAIGNS, campaign
+from torture.orders import Orders
+
+ROUNDS = {"kill": 16}
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_the_short_campaign_finds_nothing(name: str, tmp_path: Path) -> None:
+    verdict = campaign(name)(Orders(tmp_path, seed=6, rounds=ROUNDS[name]))
+    assert not verdict.findings
+    assert verdict.counts["checks"]

@@ -1,0 +1,52 @@
+"""`scripts/torture NAME [--minutes M] [--seed S] [--rounds N]`: one campaign; ends with 1 when it found something."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from torture.orders import Orders, Verdict
+
+CAMPAIGNS = {
+    "kill": "SIGKILL at random moments of a daemon under load, and at every operation on its disk",
+}
+
+
+def campaign(name: str) -> Callable[[Orders], Verdict]:
+    """The campaign of that name; only its own module is loaded."""
+    found: Callable[[Orders], Verdict] = importlib.import_module(f"torture.{name}").campaign
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/torture",
+        description="Runs a campaign against the daemon.",
+        epilog="; ".join(f"{name}: {what}" for name, what in CAMPAIGNS.items()),
+    )
+    parser.add_argument("name", choices=CAMPAIGNS)
+    parser.add_argument("--minutes", type=float, default=1.0, help="for how long (default: 1)")
+    parser.add_argument("--seed", type=int, help="the source of what is random (default: a new one)")
+    parser.add_argument("--rounds", type=int, help="end after so many rounds")
+    asked = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if asked.seed is None else asked.seed
+    directory = Path(tempfile.mkdtemp(prefix="car-trio-torture-")).resolve()
+    print(f"{asked.name}: seed {seed}, in {directory}", flush=True)
+    verdict = campaign(asked.name)(Orders(directory, seed, asked.minutes, asked.rounds))
+    print("\n".join(verdict.lines()))
+    if verdict.findings:
+        print(f"{len(verdict.findings)} findings; what was left behind is in {directory}")
+        return 1
+    shutil.rmtree(directory, ignore_errors=True)
+    print("nothing found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
