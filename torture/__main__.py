@@ -15,6 +15,7 @@ from torture.orders import Orders, Verdict
 
 CAMPAIGNS = {
     "kill": "SIGKILL at random moments of a daemon under load, and at every operation on its disk",
+    "leak": "connections that come and go, and a daemon with 64 descriptors",
 }
 
 

@@ -19,6 +19,7 @@ from typing import cast
 import trio
 
 from car_trio.config import Config, ConfigError
+from car_trio.nursery.limits import has_room
 
 LOG = logging.getLogger("car_trio.listeners")
 BACKLOG = 1024
@@ -162,8 +163,10 @@ def _clear_stale(path: Path) -> None:
 
 
 async def accept_forever(listener: trio.socket.SocketType, welcome: Welcome) -> None:
-    """Hands each new connection on, for ever."""
+    """Hands each new connection on, for ever. While the store's share of the descriptors is all that is left,
+    newcomers wait in the listener's backlog."""
     while True:
+        await _room(listener)
         try:
             client, address = await listener.accept()
         except OSError as error:
@@ -177,6 +180,14 @@ async def accept_forever(listener: trio.socket.SocketType, welcome: Welcome) -> 
             client.close()
             continue
         welcome(stream, _is_remote(address))
+
+
+async def _room(listener: trio.socket.SocketType) -> None:
+    if has_room(listener.fileno()):
+        return
+    LOG.warning("connections hold all the descriptors that are theirs; newcomers wait (raise RLIMIT_NOFILE)")
+    while not has_room(listener.fileno()):
+        await trio.sleep(PAUSE_SECONDS)
 
 
 def _is_remote(address: object) -> bool:

@@ -15,7 +15,7 @@ import trio
 
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
-from car_trio.nursery.limits import descriptor_limit
+from car_trio.nursery.limits import held_files
 from car_trio.store.catalog import CatalogWriter, open_catalog
 from car_trio.store.catalog_reader import utc_time
 from car_trio.store.disk import Disk
@@ -31,7 +31,6 @@ from car_trio.store.torn import torn_bytes
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns, now
 
 LOG = logging.getLogger("car_trio.store")
-HELD_FILES = 256
 
 
 class OpenStore:
@@ -164,7 +163,7 @@ async def open_store(
                 durability=config.runs.durability,
                 sync_interval_ms=config.runs.sync_interval_ms,
                 keep_free_bytes=config.runs.keep_free_bytes,
-                held_files=max(16, min(HELD_FILES, descriptor_limit() // 4)),
+                held_files=held_files(),
                 sync_threads=sync_threads,
                 catalog=writer,
                 on_health=_note_health,

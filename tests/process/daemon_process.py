@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,20 @@ def refused(*arguments: str, **environment: str) -> str:
 
 
 class DaemonProcess:
-    """`python -m car_trio serve` on a home of its own. `flags`, `environment` and `umask` hold for every start."""
+    """`python -m car_trio serve` on a home of its own. `flags`, `environment`, `umask` and the `prefix`, a command
+    that becomes the daemon's with `exec`, hold for every start."""
 
     def __init__(
-        self, home: Path, *flags: str, environment: Mapping[str, str] | None = None, umask: int = -1
+        self,
+        home: Path,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        umask: int = -1,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.home = home
         self.flags = flags
+        self.prefix = prefix
         self.environment = dict(environment or {})
         self.umask = umask
         self.url = ""
@@ -89,7 +96,7 @@ class DaemonProcess:
         home = ("--home", str(self.home))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command("serve", "--port", "0", *home, *self.flags),
+                [*self.prefix, *command("serve", "--port", "0", *home, *self.flags)],
                 env=clean_environment(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

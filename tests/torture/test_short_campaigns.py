@@ -9,7 +9,7 @@ import pytest
 from torture.__main__ import CAMPAIGNS, campaign
 from torture.orders import Orders
 
-ROUNDS = {"kill": 16}
+ROUNDS = {"kill": 16, "leak": 200}
 
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
