@@ -16,6 +16,8 @@ from torture.orders import Orders, Verdict
 CAMPAIGNS = {
     "kill": "SIGKILL at random moments of a daemon under load, and at every operation on its disk",
     "leak": "connections that come and go, and a daemon with 64 descriptors",
+    "watch": "stopped and slow watchers, and random schedules of reconnecting ones",
+    "loop": "how long large messages block the event loop",
 }
 
 

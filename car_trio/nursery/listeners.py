@@ -186,7 +186,7 @@ async def _room(listener: trio.socket.SocketType) -> None:
     if has_room(listener.fileno()):
         return
     LOG.warning("connections hold all the descriptors that are theirs; newcomers wait (raise RLIMIT_NOFILE)")
-    while not has_room(listener.fileno()):
+    while not has_room(listener.fileno()):  # noqa: ASYNC110 - nothing tells when a descriptor becomes free
         await trio.sleep(PAUSE_SECONDS)
 
 

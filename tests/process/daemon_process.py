@@ -46,8 +46,8 @@ def clean_environment(more: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(foreign)} | dict(more)
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "car_trio", *arguments]
+def command(*arguments: str, module: Sequence[str] = ("car_trio",)) -> list[str]:
+    return [sys.executable, "-m", *module, *arguments]
 
 
 def refused(*arguments: str, **environment: str) -> str:
@@ -70,7 +70,7 @@ def refused(*arguments: str, **environment: str) -> str:
 
 class DaemonProcess:
     """`python -m car_trio serve` on a home of its own. `flags`, `environment`, `umask` and the `prefix`, a command
-    that becomes the daemon's with `exec`, hold for every start."""
+    that becomes the daemon's with `exec`, hold for every start; `module` is another way into the same daemon."""
 
     def __init__(
         self,
@@ -79,10 +79,12 @@ class DaemonProcess:
         environment: Mapping[str, str] | None = None,
         umask: int = -1,
         prefix: Sequence[str] = (),
+        module: Sequence[str] = ("car_trio",),
     ) -> None:
         self.home = home
         self.flags = flags
         self.prefix = prefix
+        self.module = module
         self.environment = dict(environment or {})
         self.umask = umask
         self.url = ""
@@ -96,7 +98,7 @@ class DaemonProcess:
         home = ("--home", str(self.home))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *command("serve", "--port", "0", *home, *self.flags)],
+                [*self.prefix, *command("serve", "--port", "0", *home, *self.flags, module=self.module)],
                 env=clean_environment(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
