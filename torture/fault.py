@@ -1,0 +1,202 @@
+"""fault: a disk that fails at its n-th operation, and a real one that is full. The caller is told, nothing acknowledged
+is lost, the store heals.
+
+A daemon process does a fixed piece of work; the n-th operation of that work fails with each of the errors, once or three
+times in a row, n = 1, 2, … until the work meets no failure any more. Then, where mounting is possible, a daemon lives
+on a small file system with 64 kB left: it is filled, refuses, gets room again and goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.process.daemon_process import DaemonProcess, complete, record, start_run, until
+from tests.second_client import Refused, SecondClient
+from torture.orders import Orders, Verdict
+
+ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "EINTR", "SHORT"]
+LAST = 24
+"""More operations than the work has."""
+DEGRADED = -32011
+SMALL = "1m"
+ROOM = 65_536
+NO_RESERVE = {"CAR_TRIO_RUNS_KEEP_FREE_BYTES": "0"}
+
+
+def campaign(orders: Orders) -> Verdict:
+    verdict = Verdict()
+    full_disk(orders, verdict)
+    cases = itertools.product(range(1, LAST + 1), (1, 3), ERRORS)
+    for done, (first, count, error) in enumerate(cases):
+        if not orders.go_on(done):
+            break
+        failing_disk(verdict, orders.directory / f"home-{done}", error, first, count)
+    return verdict
+
+
+# The n-th operation
+
+
+class Work:
+    """What a client did, and what it was told."""
+
+    def __init__(self) -> None:
+        self.turns: dict[str, list[int]] = {}
+        self.ended: set[str] = set()
+        self.pending: set[str] = set()
+        self.refused = 0
+
+    def do(self, client: SecondClient, verdict: Verdict) -> None:
+        """Two runs, turns in both, one completed; a refusal must be the store's own."""
+        for number in range(2):
+            run = self._told(verdict, lambda: start_run(client))
+            if run is None:
+                continue
+            self.turns[run] = []
+            for turn in range(3):
+                step = number * 10 + turn
+                told = self._told(verdict, lambda r=run, s=step: record(client, r, s), run)
+                if told is not None:
+                    verdict.expect(told["ok"], f"a batch was dropped: {told}")
+                    self.turns[run].append(step)
+            if number and self._told(verdict, lambda r=run: complete(client, r), run) is not None:
+                self.ended.add(run)
+
+    def _told(self, verdict: Verdict, call: Any, run: str = "") -> Any:
+        try:
+            return call()
+        except Refused as refused:
+            self.refused += 1
+            right = refused.code == DEGRADED and refused.message.startswith("storage degraded:")
+            verdict.expect(right, f"refused with {refused.code} {refused.message}")
+            if refused.data and refused.data.get("pending"):
+                self.pending.add(run)
+        except TimeoutError:
+            # Accepted, and kept until the disk heals: the caller is told so only after 20 s.
+            self.pending.add(run)
+        return None
+
+
+def failing_disk(verdict: Verdict, home: Path, error: str, first: int, count: int) -> None:
+    case = f"{error} ×{count} at {first}"
+    daemon = DaemonProcess(
+        home, environment=NO_RESERVE, module=("torture.failing", error, str(first), str(count))
+    )
+    try:
+        daemon.start()
+        (home / "go").touch()
+        work = Work()
+        with daemon.client("agent") as client:
+            work.do(client, verdict)
+        verdict.counts["faults"] += 1
+        verdict.counts["refusals"] += work.refused
+        until(lambda: healthy(daemon), f"{case}: the store heals")
+        with daemon.client("other") as client:
+            complete(client, start_run(client))
+        verdict.expect(daemon.stop() == 0, f"{case}: did not stop cleanly")
+        judge_files(verdict, home, work, case)
+    except AssertionError as failed:
+        verdict.expect(False, f"{case}: {failed}")
+    finally:
+        daemon.clean_up()
+
+
+def healthy(daemon: DaemonProcess) -> bool:
+    with daemon.client() as client:
+        return bool(client.call("server.health")["store"] == "ok")
+
+
+def judge_files(verdict: Verdict, home: Path, work: Work, case: str) -> None:
+    for run, wanted in work.turns.items():
+        records = read_run(home, run)
+        kinds = [each["record"] for each in records]
+        verdict.expect(kinds.count("ended") == 1 and kinds[-1] == "ended", f"{case}: {run}: {kinds}")
+        held = [int(each["prompt"].split()[1]) for each in records if each["record"] == "turn"]
+        verdict.expect(set(wanted) <= set(held), f"{case}: acknowledged {wanted}, held {held}")
+        verdict.expect(held == sorted(set(held)), f"{case}: out of order or doubled: {held}")
+        if run in work.ended:
+            ends = records[-1]["termination"]["kind"]
+            verdict.expect(ends == "outcome", f"{case}: {run} was completed, and ended {records[-1]}")
+
+
+def read_run(home: Path, run: str) -> list[dict[str, Any]]:
+    """A run's records from all its files: the first, and those that go on after a failure."""
+    files = sorted((home / "runs").glob(f"*/{run}*.jsonl"), key=lambda path: (len(path.name), path.name))
+    records = []
+    for line in b"".join(path.read_bytes() for path in files).splitlines():
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+# A full disk
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[bool]:
+    """Whether a small file system could be mounted there."""
+    path.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=0700", "tmpfs", str(path)]
+    mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0  # noqa: S603
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(path)], check=True)  # noqa: S603, S607
+
+
+def full_disk(orders: Orders, verdict: Verdict) -> None:
+    home = orders.directory / "small"
+    with small_disk(home) as mounted:
+        verdict.figures["file system with 64 kB left"] = "mounted" if mounted else "could not be mounted"
+        if not mounted:
+            return
+        ballast = home / "ballast"
+        daemon = DaemonProcess(home, environment=NO_RESERVE)
+        daemon.log = orders.directory / "small.log"
+        try:
+            daemon.start()
+            fill_and_heal(verdict, daemon, ballast)
+        except AssertionError as failed:
+            verdict.expect(False, f"full disk: {failed}")
+        finally:
+            daemon.clean_up()
+
+
+def fill_and_heal(verdict: Verdict, daemon: DaemonProcess, ballast: Path) -> None:
+    acknowledged: list[int] = []
+    with daemon.client("agent") as client:
+        run = start_run(client)
+        space = os.statvfs(daemon.home)
+        ballast.write_bytes(bytes(space.f_bavail * space.f_frsize - ROOM))
+        refusals = 0
+        for number in range(5000):
+            try:
+                record(client, run, number)
+                acknowledged.append(number)
+            except (Refused, TimeoutError) as error:
+                refusals += 1
+                known = isinstance(error, TimeoutError) or error.code == DEGRADED
+                verdict.expect(known, f"full disk: refused with {error}")
+                if refusals == 3:
+                    break
+        verdict.counts["turns before the disk was full"] = len(acknowledged)
+        trace = client.call("runs.get_trace", {"run_id": run})
+        verdict.expect(len(trace["records"]) > len(acknowledged), "full disk: reading fails")
+        ballast.unlink()
+        until(lambda: healthy(daemon), "full disk: the store heals")
+        record(client, run, 900)
+        complete(client, run)
+    verdict.expect(daemon.stop() == 0, "full disk: did not stop cleanly")
+    records = read_run(daemon.home, run)
+    held = [int(each["prompt"].split()[1]) for each in records if each["record"] == "turn"]
+    verdict.expect({*acknowledged, 900} <= set(held), f"full disk: lost {set(acknowledged) - set(held)}")
+    verdict.expect(held == sorted(set(held)), "full disk: out of order or doubled")
+    verdict.expect(records[-1]["record"] == "ended", "full disk: no end")
