@@ -89,6 +89,11 @@ class Session:
         if self.open_house:
             self.authenticated = self.host = True
 
+    @property
+    def is_agent(self) -> bool:
+        """Whether it speaks for an agent and has nobody's rights but that agent's."""
+        return self.agent_id is not None and not self.host
+
     def require(self, method: str) -> None:
         """Raises Fatal (-32001) unless this connection may call `method` at all."""
         if not self.authenticated and method not in OPEN_TO_ALL:

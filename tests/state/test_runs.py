@@ -427,7 +427,7 @@ def test_what_the_catalog_said_is_remembered_up_to_a_bound(registry, monkeypatch
 
 
 def test_a_removed_run_does_not_exist_any_more(registry):
-    registry.forget("r1")
+    registry.forget(RunRef("a", "r1"))
     assert registry.find("r1") is None
 
 
