@@ -151,7 +151,7 @@ def flood(
     """Every client keeps `window` requests unanswered, for so long or until each has sent `most`."""
     poll = select.epoll()
     by_descriptor = {each.socket.fileno(): (each, frame) for each, frame in zip(clients, frames, strict=True)}
-    left = {descriptor: (most or 1 << 60) - window for descriptor in by_descriptor}
+    left = dict.fromkeys(by_descriptor, (most or 1 << 60) - window)
     for descriptor in by_descriptor:
         poll.register(descriptor, select.EPOLLIN)
     cpu = processor_seconds(server)

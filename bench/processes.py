@@ -20,7 +20,7 @@ FOREIGN = ("CAR_", "XDG_", "NOTIFY_SOCKET", "WATCHDOG_", "PYTHON")
 MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
 
 
-class NoDisk(Exception):
+class NoDisk(Exception):  # noqa: N818 - a reason, not a defect
     """The directory is in memory: what `fdatasync` costs there says nothing."""
 
 
@@ -55,7 +55,7 @@ class Server:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
         begin = time.perf_counter()
         with log.open("ab") as said:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - our own programs
                 [sys.executable, *arguments],
                 env=kept | environment,
                 stdin=subprocess.DEVNULL,
@@ -90,7 +90,9 @@ class Daemon(Server):
     def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
         log = home.with_name(f"{home.name}.log")
-        super().__init__("-m", "car_trio", "serve", "--port", "0", "--home", str(home), log=log, **environment)
+        super().__init__(
+            "-m", "car_trio", "serve", "--port", "0", "--home", str(home), log=log, **environment
+        )
 
     def token(self, name: str = "auth-token") -> str:
         return (self.home / "ai.parslee.car" / name).read_text()

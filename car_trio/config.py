@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import platformdirs
@@ -214,7 +214,7 @@ def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[s
         if name not in SECTIONS or not isinstance(table, dict):
             warnings.append(f"{path}: unknown section [{name}] is ignored")
             continue
-        _read_table(path, name, table, sections[name], warnings)
+        _read_table(path, name, cast(dict[str, Any], table), sections[name], warnings)
 
 
 def _read_table(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import lockstep_stream_pair, memory_stream_pair
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
@@ -24,6 +24,7 @@ from websockets.uri import parse_uri
 
 from car_trio.config import Config, Runs, Server
 from car_trio.methods.context import Daemon
+from car_trio.nursery.connection import Connection
 from car_trio.nursery.storage import OpenStore, open_store
 from car_trio.nursery.supervisor import build, live
 from car_trio.state.session import Secrets
@@ -178,19 +179,20 @@ class House:
         self.daemon = daemon
         self.store = store
         self.doors = doors
+        self.connections: list[Connection] = []
         self.stop = trio.Event()
         self.stopped = trio.Event()
 
-    async def stranger(self, *, remote: bool = False) -> Peer:
-        """A connection that has not said anything yet."""
-        ours, theirs = memory_stream_pair()
+    async def stranger(self, *, remote: bool = False, lockstep: bool = False) -> Peer:
+        """A connection that has not said anything yet. `lockstep`: what is sent waits until it is read."""
+        ours, theirs = lockstep_stream_pair() if lockstep else memory_stream_pair()
         assert self.doors.welcome is not None
-        self.doors.welcome(theirs, remote)
+        self.connections.append(self.doors.welcome(theirs, remote))
         return Peer(ours)
 
-    async def peer(self, agent_id: str | None = None, *, host: bool = False) -> Peer:
+    async def peer(self, agent_id: str | None = None, *, host: bool = False, lockstep: bool = False) -> Peer:
         """An authenticated client."""
-        peer = await self.stranger()
+        peer = await self.stranger(lockstep=lockstep)
         assert (await peer.open()).status_code == 101
         assert peer.protocol.state is OPEN
         params: dict[str, Any] = {"token": TOKEN}
@@ -200,6 +202,10 @@ class House:
             params["host_token"] = HOST_TOKEN
         await peer.call("session.auth", params)
         return peer
+
+    def connection_of(self, agent_id: str) -> Connection:
+        """The daemon's end of the connection that is bound to this agent."""
+        return next(each for each in self.connections if each.session.agent_id == agent_id)
 
     def status(self, run_id: str) -> str:
         """A run's status as the store has it."""
@@ -235,7 +241,7 @@ async def open_house(
             async with trio.open_nursery() as nursery:
 
                 async def serve() -> None:
-                    await live(daemon, store, doors, house.stop.wait, ready=lambda: None)
+                    await live(daemon, config, store, doors, house.stop.wait, ready=lambda: None)
                     daemon.runs.end_all("shutdown")
                     house.stopped.set()
 

@@ -1,9 +1,9 @@
 """A disk that forgets: it knows what survives a power cut and what does not, and fails when it is told to.
 
-A file is what a process sees (`seen`) and what the platter holds (`platter`); a directory's names likewise. A write
-makes bytes dirty, a sync carries the dirty bytes over. A sync that fails drops them: they are still seen, the next
-sync succeeds, and they are on no platter. `crash` makes the disk as it may be found after a power cut.
-"""
+A file is what a process sees (`seen`) and what the platter holds (`platter`); a directory's names likewise. A
+write makes bytes dirty, a sync carries the dirty bytes over. A sync that fails drops them: they are still
+seen, the next sync succeeds, and they are on no platter. `crash` makes the disk as it may be found after a
+power cut."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class SimDirectory:
 
 
 class Fault:
-    """What happens at the n-th operation (of a kind): an error, an error after half a write, or half a write."""
+    """What happens at the n-th operation (of a kind): an error, an error after half a write, or half a
+    write."""
 
     def __init__(
         self, at: int, number: int = errno.EIO, *, kind: str | None = None, halfway: bool = False
@@ -219,7 +220,8 @@ class SimDisk(Disk):
         self._touch(file)
 
     def crash(self, choice: random.Random) -> SimDisk:
-        """The disk after a power cut: of what was not synced, anything may be there, or zeros in its place."""
+        """The disk after a power cut: of what was not synced, anything may be there, or zeros in its
+        place."""
         after = SimDisk()
         after.root = _after_crash(self.root, choice, {})
         after._clock = self._clock

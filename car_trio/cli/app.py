@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
@@ -23,67 +24,58 @@ app = App(
     help_format="plaintext",
 )
 
-Off = Parameter(negative=())
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Flags:
+    """The flags of `serve`; what is not given comes from the environment, config.toml or the defaults."""
+
+    host: str | None = None
+    """Address to listen on; default 127.0.0.1. Any other than loopback needs --allow-remote."""
+    port: int | None = None
+    """TCP port; default 9100, 0 takes any free one."""
+    home: str | None = None
+    """State root: runs, configuration, locks. Default: CAR_HOME, else the platform's state directory."""
+    socket: str | None = None
+    """Path of the Unix socket, or "off"; default run/car.sock under the state root."""
+    auth_token_file: str | None = None
+    """Where to write the daemon's token; default: where the clients look for it."""
+    no_auth: Switch = False
+    """Let every local connection do everything."""
+    no_approvals: Switch = False
+    """Do not ask a host before gated methods run."""
+    allow_remote: Switch = False
+    """Permit a --host that is not loopback; tokens travel in clear."""
+    durability: Literal["always", "interval", "os"] | None = None
+    """What an acknowledgement means: synced (always), or written (interval, os). Default always."""
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """How much to say on standard error; default info."""
+    log_format: Literal["text", "json"] | None = None
+    """Lines for people (text) or for programs (json)."""
 
 
 @app.default
 @app.command
-def serve(
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    home: str | None = None,
-    socket: str | None = None,
-    auth_token_file: str | None = None,
-    no_auth: Annotated[bool, Off] = False,
-    no_approvals: Annotated[bool, Off] = False,
-    allow_remote: Annotated[bool, Off] = False,
-    durability: Literal["always", "interval", "os"] | None = None,
-    log_level: Literal["debug", "info", "warning", "error"] | None = None,
-    log_format: Literal["text", "json"] | None = None,
-) -> int:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once.
-
-    Parameters
-    ----------
-    host
-        Address to listen on; default 127.0.0.1. Any other than loopback needs --allow-remote.
-    port
-        TCP port; default 9100, 0 takes any free one.
-    home
-        State root: runs, configuration, locks. Default: CAR_HOME, else the platform's state directory.
-    socket
-        Path of the Unix socket, or "off"; default run/car.sock under the state root.
-    auth_token_file
-        Where to write the daemon's token; default: where the clients look for it.
-    no_auth
-        Let every local connection do everything.
-    no_approvals
-        Do not ask a host before gated methods run.
-    allow_remote
-        Permit a --host that is not loopback; tokens travel in clear.
-    durability
-        What an acknowledgement means: synced (always), or written (interval, os). Default always.
-    log_level
-        How much to say on standard error; default info.
-    log_format
-        Lines for people (text) or for programs (json).
-    """
+def serve(flags: Flags | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     from car_trio.cli.serve import run_daemon
 
+    given = flags or Flags()
     return run_daemon(
         {
-            "home": home,
-            "auth_token_file": auth_token_file,
-            "server.host": host,
-            "server.port": port,
-            "server.socket": socket,
-            "server.auth": False if no_auth else None,
-            "server.allow_remote": True if allow_remote else None,
-            "approvals.enabled": False if no_approvals else None,
-            "runs.durability": durability,
-            "log.level": log_level,
-            "log.format": log_format,
+            "home": given.home,
+            "auth_token_file": given.auth_token_file,
+            "server.host": given.host,
+            "server.port": given.port,
+            "server.socket": given.socket,
+            "server.auth": False if given.no_auth else None,
+            "server.allow_remote": True if given.allow_remote else None,
+            "approvals.enabled": False if given.no_approvals else None,
+            "runs.durability": given.durability,
+            "log.level": given.log_level,
+            "log.format": given.log_format,
         }
     )
 

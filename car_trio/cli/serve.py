@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 import trio
@@ -52,4 +50,8 @@ async def _watch_signals(stop: trio.Event) -> None:
 def say_ready(config: Config, endpoint: Endpoint) -> None:
     """The one line on standard output, for people and for programs that wait for it."""
     remote = "" if config.is_loopback else "; reachable from other machines, tokens travel in clear"
-    print(f"car_trio ready {endpoint.url} (pid {os.getpid()}, home {config.home}{remote})", flush=True)
+    try:
+        print(f"car_trio ready {endpoint.url} (pid {os.getpid()}, home {config.home}{remote})", flush=True)
+    except OSError:
+        # Nobody listens: no reason not to serve. What stays in the buffer must not fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())

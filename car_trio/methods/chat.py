@@ -105,10 +105,9 @@ async def answered(agent: Client, agent_id: str, method: str, params: object) ->
 def says(reply: Raw, word: str) -> bool:
     """An answer means yes, unless it is an object in which this word is `false`."""
     try:
-        value: object = msgspec.json.decode(reply, type=dict[str, object])
+        return msgspec.json.decode(reply, type=dict[str, object]).get(word) is not False
     except (msgspec.MsgspecError, RecursionError):
         return True
-    return not (isinstance(value, dict) and value.get(word) is False)
 
 
 def check_attachments(attachments: list[ImageBase64 | ImageUrl]) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from msgspec import Raw
 
-from car_trio.config import Config
 from car_trio.state.chat import Chats
 from car_trio.state.host import Host
 from car_trio.state.run import Run, Ticket
@@ -120,8 +119,9 @@ class Client(Protocol):
 class Daemon:
     """What all connections share: the owners of state, and the store. `clients` are the connections by session."""
 
-    config: Config
     version: str
+    durability: str
+    tool_timeout_seconds: float
     runs: RunRegistry
     store: Store
     secrets: Secrets | None
@@ -138,7 +138,7 @@ class Daemon:
     boot_id: str
     tenants: Tenants = field(default_factory=Tenants)
     is_stopping: bool = False
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter[str])
 
 
 class Waiting(Protocol):

@@ -1,4 +1,4 @@
-"""`host.*`: what a person's screen shows and decides (protocol `host.md` sections 1 to 3). The rules are in `state/`."""
+"""`host.*`: what a person's screen shows and decides (protocol `host.md` sections 1 to 3); the rules are in `state`."""
 
 from __future__ import annotations
 

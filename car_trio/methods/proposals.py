@@ -96,7 +96,7 @@ class Caller:
         """One attempt: the tool's result as JSON that was read once. Raises `ToolFailed`."""
         assert action.tool is not None
         timeout_ms = action.timeout_ms
-        tool_timeout = self._context.daemon.config.server.tool_timeout_seconds
+        tool_timeout = self._context.daemon.tool_timeout_seconds
         try:
             answer = await self._context.client.call_tool(
                 action.tool,
@@ -112,8 +112,7 @@ class Caller:
         except CallbackTimedOut as late:
             raise ToolFailed(f"tool '{action.tool}' callback timed out ({late.seconds}s)") from None
         if isinstance(answer, ErrorObject):
-            terminal = isinstance(answer.data, dict) and answer.data.get("terminal") is True
-            raise ToolFailed(answer.message, terminal)
+            raise ToolFailed(answer.message, answer.is_terminal)
         try:
             msgspec.json.decode(answer)
         except (msgspec.MsgspecError, RecursionError) as error:

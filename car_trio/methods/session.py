@@ -40,7 +40,7 @@ def health(context: Context, _: NoParams) -> Health:
         uptime_secs=context.daemon.uptime(),
         auth_enabled=context.daemon.secrets is not None,
         store="degraded" if degraded else "ok",
-        durability=context.daemon.config.runs.durability,
+        durability=context.daemon.durability,
     )
 
 

@@ -7,6 +7,7 @@ is one `finally` and posts one `tools.cancel`. A reply to anything else is dropp
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from car_trio.wire.frames import ErrorObject, Frame, notification, read_error, r
 from car_trio.wire.tools import CancelTool, ExecuteTool
 
 NULL = Raw(b"null")
+_CALL_ID = re.compile(rb'"id"\s*:\s*"(cb-[0-9]+)"')
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +102,15 @@ class Callbacks:
             pending.answer = NULL if frame.result is UNSET else Raw(bytes(frame.result))
         pending.answered.set()
         return True
+
+    def fail_unreadable(self, message: bytes | bytearray, why: str) -> None:
+        """A message that is no envelope. If it names a call as its id, that call has its answer, a failure: a result
+        that cannot be read (a lone surrogate, NaN, nested too deeply) must not look like a tool that never answers."""
+        named = _CALL_ID.search(message)
+        pending = self._pending.pop(named[1].decode(), None) if named is not None else None
+        if pending is not None:
+            pending.answer = ErrorObject(message=f"malformed reply: {why}")
+            pending.answered.set()
 
     def close(self) -> None:
         """The client is gone: everybody who waits for it goes on without an answer."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import trio
 from websockets.http11 import Request as HttpRequest
 
-from car_trio.config import LOOPBACK, Server
+from car_trio.config import LOOPBACK, Config, Server
 from car_trio.methods.context import Context, Daemon
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.dispatch import Dispatcher, LookupDesk
@@ -64,6 +64,7 @@ class Connection:
     def __init__(
         self,
         daemon: Daemon,
+        config: Config,
         desk: LookupDesk,
         stream: trio.abc.Stream,
         *,
@@ -79,9 +80,11 @@ class Connection:
         self._is_full = is_full
         self._known = known
         self._sweep = sweep
-        self._server = daemon.config.server
+        self._config = config
+        self._server = config.server
         self._scope = trio.CancelScope()
         self._reading = trio.CancelScope()
+        self._writing = trio.CancelScope()
         self._requests_deadline = math.inf
         self._peer: Peer | None = None
         self._dispatcher: Dispatcher | None = None
@@ -114,7 +117,7 @@ class Connection:
 
     async def _live(self) -> None:
         async with trio.open_nursery() as io:
-            io.start_soon(self._socket.write)
+            io.start_soon(self._write)
             self._scope.deadline = trio.current_time() + self._server.handshake_seconds
             if await self._socket.handshake(self._judge):
                 self._scope.deadline = trio.current_time() + self._server.auth_seconds
@@ -125,7 +128,12 @@ class Connection:
                         self._gone()
                         requests.cancel_scope.deadline = self._requests_deadline
             self._socket.finish()
-            await self._socket.linger()
+            if not self._writing.cancel_called:  # nothing is on its way to somebody who was cut
+                await self._socket.linger()
+
+    async def _write(self) -> None:
+        with self._writing:
+            await self._socket.write()
 
     def _judge(self, request: HttpRequest) -> Rejection | None:
         if self._is_full():
@@ -139,6 +147,7 @@ class Connection:
             Context(self._daemon, self.session, self._peer, WAITS, allow=lambda _: None),
             self._callbacks,
             self._desk,
+            self._config,
             post=self._socket.post,
             close=self._close,
             spawn=requests.start_soon,
@@ -168,7 +177,7 @@ class Connection:
             return
         self.left_at = trio.current_time()
         self._requests_deadline = min(
-            self._requests_deadline, self.left_at + self._daemon.config.runs.grace_ms / 1000
+            self._requests_deadline, self.left_at + self._config.runs.grace_ms / 1000
         )
         daemon, session_id = self._daemon, self.session.id
         if not self._socket.is_open:
@@ -192,8 +201,10 @@ class Connection:
         self._reading.cancel()
 
     def _cut(self, why: str) -> None:
+        """Ends the connection at once: a writer in the middle of a send would wait for a peer that is given up."""
         LOG.warning("session %s is cut: %s", self.session.id, why)
         self._reading.cancel()
+        self._writing.cancel()
 
     def stop(self, deadline: float) -> None:
         """The daemon stops: an idle connection closes now, requests under way may take until `deadline`."""

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import trio
 from msgspec import UNSET, Raw
 
+from car_trio.config import Config
 from car_trio.methods.context import Answer, Context
 from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
@@ -87,6 +88,7 @@ class Dispatcher:
         context: Context,
         callbacks: Callbacks,
         desk: LookupDesk,
+        config: Config,
         *,
         post: Callable[[bytes], None],
         close: Callable[[int, str], None],
@@ -99,12 +101,10 @@ class Dispatcher:
         self._close = close
         self._spawn = spawn
         self._methods: dict[str, Method] = context.daemon.methods
-        self._gate = Gate(context.daemon.host.approvals, context.daemon.config.approvals)
-        self._max_in_flight = context.daemon.config.server.max_in_flight
-        self._handler_seconds = (
-            context.daemon.config.environment.handler_timeout
-            or context.daemon.config.server.handler_timeout_seconds
-        )
+        self._gate = Gate(context.daemon.host.approvals, config.approvals)
+        self._max_in_flight = config.server.max_in_flight
+        self._handler_seconds = config.environment.handler_timeout or config.server.handler_timeout_seconds
+        self._is_fixed = config.environment.handler_timeout is not None
         self._serial = 0
         self._held: deque[tuple[Request, Frame, int]] | None = None
         self.in_flight: dict[int, Request] = {}
@@ -115,6 +115,7 @@ class Dispatcher:
         try:
             frame = parse(message)
         except Unreadable as refusal:
+            self._callbacks.fail_unreadable(message, refusal.message)
             self._post(error_frame(refusal.reply_id, refusal))
             return
         if frame.method is UNSET:
@@ -217,7 +218,7 @@ class Dispatcher:
             self._refuse(request, Refusal(text, DEADLINE_EXCEEDED))
 
     def _allow(self, scope: trio.CancelScope, seconds: float) -> None:
-        if self._context.daemon.config.environment.handler_timeout is None:
+        if not self._is_fixed:
             scope.deadline = max(scope.deadline, trio.current_time() + seconds)
 
     async def _decided(self, rule: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import trio
 
@@ -25,7 +26,7 @@ PAUSE_SECONDS = 0.1
 MAX_SOCKET_PATH = 107
 """`sun_path` less its terminating NUL."""
 
-Welcome = Callable[[trio.abc.Stream, bool], None]
+Welcome = Callable[[trio.abc.Stream, bool], object]
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -181,5 +182,5 @@ async def accept_forever(listener: trio.socket.SocketType, welcome: Welcome) -> 
 def _is_remote(address: object) -> bool:
     if not isinstance(address, tuple):
         return False
-    host = str(address[0])
+    host = str(cast(tuple[object, ...], address)[0])
     return not (host.startswith("127.") or host in {"::1", "::ffff:127.0.0.1"})

@@ -7,6 +7,12 @@ One task reads (`receive`), one task writes (`write`). Everybody else hands over
 frame joins the out-buffer, and the writer sends all that gathered in one call per turn of the loop. So no cancelled
 task can leave half a frame behind, and a reader never waits for its peer to read.
 
+Two shorter ways serve the ordinary small call, which costs little more than its system calls then. Whole short text
+frames are unpacked here; whatever else comes (fragments, control frames, long, malformed ones) goes to the protocol.
+And what the reader's own turn posted is offered to the kernel at the end of that turn, in one attempt that does not
+wait; what the kernel does not take is the writer's. Both hold for a real socket; other streams (tests) take the long
+way out.
+
 Two limits bound the buffer. Above `SOFT_LIMIT` producers of streams wait in `drained()`. Above `HARD_LIMIT`, or when
 the peer accepts nothing for `stall_seconds`, the connection is cut: memory is not lent to those who do not read.
 """
@@ -15,7 +21,9 @@ from __future__ import annotations
 
 import http
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -26,6 +34,11 @@ from websockets.server import ServerProtocol
 
 from car_trio.wire.frames import is_utf8
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover - a platform for which websockets has no wheel
+    from websockets.utils import apply_mask
+
 RECEIVE_BYTES = 65_536
 SOFT_LIMIT = 1024 * 1024
 HARD_LIMIT = 64 * 1024 * 1024
@@ -33,6 +46,10 @@ MAX_FRAME = 1024 * 1024
 """Larger messages leave in fragments: the published clients accept no single frame over 16 MiB."""
 LINGER_SECONDS = 2.0
 """How long a closed connection is still read, so that the peer gets our last frames instead of a reset."""
+
+FINAL_TEXT = 0x81
+MASKED = 0x80
+_SHORT_HEADERS = [bytes((FINAL_TEXT, size)) for size in range(126)]
 
 _quiet = logging.getLogger("car_trio.websocket")
 _quiet.setLevel(logging.ERROR)
@@ -85,10 +102,13 @@ class Socket:
         self._cut = cut
         self._partial: bytearray | None = None
         self._early: list[Event] = []
+        self._tail: bytes | bytearray = b""
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._finished = False
         self._dead = False
+        self._in_turn = False
+        self._sending = False
         self._writer = trio.lowlevel.ParkingLot()
         self._waiting = trio.lowlevel.ParkingLot()
         self.last_heard = 0.0
@@ -132,28 +152,77 @@ class Socket:
 
     async def receive(self) -> list[bytes | bytearray] | None:
         """The text messages that came with the next bytes, perhaps none; `None` when the peer is gone or a close has
-        begun. A violation of the protocol, or text that is not UTF-8 (1007), begins a close."""
+        begun. A violation of the protocol, or text that is not UTF-8 (1007), begins a close.
+
+        Until the next call it is the caller's turn, and what is posted in it leaves with that call."""
+        self._end_turn()
         if not self.is_open:
             return None
+        messages: list[bytes | bytearray] = []
         events, self._early = self._early, []
         if not events:
             data = await self._read_some()
             if not data:
                 self._abandon()
                 return None
-            self._protocol.receive_data(data)
-            events = self._protocol.events_received()
-        messages: list[bytes | bytearray] = []
+            rest = self._unpack(self._tail + data if self._tail else data, messages)
+            if rest:
+                self._protocol.receive_data(rest)
+                events = self._protocol.events_received()
         for event in events:
             if isinstance(event, Frame) and event.opcode in _DATA:
                 self._assemble(event, messages)
-        self._take_writes()
-        return messages if messages or self._protocol.state is OPEN else None
+        if events or self._protocol.state is not OPEN:
+            self._take_writes()
+        if not messages and self._protocol.state is not OPEN:
+            return None
+        self._in_turn = True
+        return messages
+
+    def _unpack(self, data: bytes | bytearray, messages: list[bytes | bytearray]) -> bytes | bytearray:
+        """Takes the whole short text frames that `data` begins with; returns what is for the protocol.
+
+        A short frame that has not come whole is kept for the next time. While the protocol is inside a frame or a
+        fragmented message, everything is for the protocol.
+        """
+        self._tail = b""
+        protocol = self._protocol
+        if protocol.reader.buffer or protocol.current_size is not None:
+            return data
+        limit = protocol.max_message_size or 0
+        at, end = 0, len(data)
+        while at < end and data[at] == FINAL_TEXT:
+            begin, size = at + 6, (data[at + 1] if at + 1 < end else MASKED) - MASKED
+            if size == 127:
+                break
+            if size == 126:
+                begin, size = at + 8, int.from_bytes(data[at + 2 : at + 4], "big")
+            if not 0 <= size <= limit:
+                break
+            if begin + size > end:
+                self._tail = data[at:]
+                return b""
+            message = apply_mask(data[begin : begin + size], data[begin - 4 : begin])
+            at = begin + size
+            if not self._take(message, messages):
+                return b""
+        return data[at:] if at else data
+
+    def _take(self, message: bytes | bytearray, messages: list[bytes | bytearray]) -> bool:
+        """A whole message; `False` when it is no text, which begins a close."""
+        if is_utf8(message):
+            messages.append(message)
+            return True
+        self.close(1007, "text is not UTF-8")
+        return False
 
     async def _read_some(self) -> bytes | bytearray:
         try:
-            data = await self._stream.receive_some(RECEIVE_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if self._raw is None:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+            else:
+                data = await _received(self._raw)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             return b""
         self.last_heard = trio.current_time()
         return data
@@ -174,17 +243,16 @@ class Socket:
             message, self._partial = self._partial, None
         if not isinstance(message, (bytes, bytearray)):
             message = bytes(message)
-        if is_utf8(message):
-            messages.append(message)
-        else:
-            self.close(1007, "text is not UTF-8")
+        self._take(message, messages)
 
     # Writing
 
     def post(self, payload: bytes) -> None:
         """Hands over a text message. After the close has begun, or the peer is gone, it is dropped."""
-        if self.is_open:
-            self._append(text_frames(payload))
+        if self._dead or self._protocol.state is not OPEN:
+            return
+        size = len(payload)
+        self._append([_SHORT_HEADERS[size], payload] if size < 126 else text_frames(payload))
 
     def ping(self) -> None:
         if self.is_open:
@@ -213,9 +281,32 @@ class Socket:
             self._abandon()
             self._cut(why)
             return
+        if not (self._out or self._in_turn):
+            self._writer.unpark()
         self._out += frames
-        self._out_bytes += sum(map(len, frames))
-        self._writer.unpark()
+        for frame in frames:
+            self._out_bytes += len(frame)
+
+    def _end_turn(self) -> None:
+        """The reader is about to wait: what it posted goes to the kernel, as far as that takes it at once.
+
+        Not while the writer is in the middle of something, and never more than one attempt: the rest is the writer's.
+        """
+        self._in_turn = False
+        if not self._out:
+            return
+        if self._raw is None or self._sending:
+            self._writer.unpark()
+            return
+        pending = b"".join(self._out)
+        try:
+            sent = os.write(self._raw.fileno(), pending)
+        except OSError:
+            sent = 0  # full, or gone, which the writer finds out by itself
+        self._out = [pending[sent:]] if sent < len(pending) else []
+        self._sent(sent)
+        if self._out:
+            self._writer.unpark()
 
     def _abandon(self) -> None:
         """Nothing reaches the peer any more: what waits for it is dropped, who waits for room goes on."""
@@ -244,7 +335,9 @@ class Socket:
                     await self._writer.park()
                     continue
                 pending, self._out = b"".join(self._out), []
+                self._sending = True
                 await self._send(pending)
+                self._sending = False
             if not self._dead and isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
@@ -261,13 +354,17 @@ class Socket:
                 await self._stream.send_all(pending)
             self._sent(len(pending))
             return
+        at = 0
         with memoryview(pending) as view:
-            at = 0
-            while at < len(pending):
+            while True:
+                with suppress(BlockingIOError):
+                    sent = os.write(self._raw.fileno(), view[at:])
+                    at += sent
+                    self._sent(sent)
+                if at == len(pending):
+                    return
                 with trio.fail_after(self._stall_seconds):
-                    sent = await self._raw.send(view[at:])
-                at += sent
-                self._sent(sent)
+                    await trio.lowlevel.wait_writable(self._raw)
 
     def _sent(self, count: int) -> None:
         self._out_bytes = max(0, self._out_bytes - count)
@@ -282,6 +379,16 @@ class Socket:
         with trio.move_on_after(LINGER_SECONDS):
             while await self._read_some():
                 pass
+
+
+async def _received(raw: trio.socket.SocketType) -> bytes:
+    """The next bytes of a socket, `b""` at its end. Waits first: a reader mostly comes before what it reads."""
+    while True:
+        await trio.lowlevel.wait_readable(raw)
+        try:
+            return os.read(raw.fileno(), RECEIVE_BYTES)
+        except BlockingIOError:
+            continue
 
 
 _DATA = {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}

@@ -77,6 +77,8 @@ class OpenStore:
         adoption = await trio.to_thread.run_sync(adopt_orphans, self._disk, self._layout, self._writer)
         if adoption.adopted:
             LOG.warning("%d runs that an earlier process left open ended as orphaned", len(adoption.adopted))
+        for ref, why in adoption.failed.items():
+            LOG.error("run %s stays open until the next start: %s", ref.run_id, why)
         for ref, size in adoption.torn.items():
             LOG.warning(
                 "run %s: a torn tail of %d bytes was moved to %s",
@@ -121,7 +123,7 @@ class OpenStore:
         """What the configured limits take away now."""
         limits = self._config.runs
         moment = datetime.now(UTC)
-        candidates = self._index.search(SearchRuns())[0]
+        candidates = self._index.retention_candidates(moment, limits.max_per_agent, limits.max_age_days)
         return expired(candidates, moment, limits.max_per_agent, limits.max_age_days)
 
     # Approvals

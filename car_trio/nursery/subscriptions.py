@@ -1,10 +1,11 @@
 """One connection's view of one run: exactly the records after its cursor, in order (protocol `runs.md`, "subscribe").
 
-A subscription has a cursor, the number of turns it has delivered, and it delivers nothing but the turn after it.
-Everything follows from that. Live events arrive over a bounded channel; one that the cursor has passed already is
-dropped, one that is ahead of it (the channel overflowed, or the snapshot stopped early) sends the drain task to the
-disk, which it pages until it is level with the run's durable turns; then it listens again. Recorder and subscriber
-never wait for each other, and no schedule of appends, overflows and slow reads can make a gap or a duplicate.
+A subscription is live or behind. Live, each durable record is offered to its bounded channel in the step in which it
+became durable. One that does not fit makes it behind: nothing more is taken from the flush, and the drain task pages
+from disk, after its cursor, until it is level with the run's durable turns; then, in one synchronous step, it forgets
+what the channel still holds (the disk had it all) and is live again. It begins behind, after its snapshot. Recorder
+and subscriber never wait for each other, and no schedule of appends, overflows and slow reads makes a gap or a
+duplicate.
 
 `offer` belongs to the flush, `drain` to the subscription's own task.
 """
@@ -96,15 +97,8 @@ class RunSubscription:
                     event = await self._receive.receive()
                     self._waiting_bytes -= len(event.record)
                     await self._drained()
-                    self._deliver(event)
+                    self._emit(event)
         self._finished(self)
-
-    def _deliver(self, event: Event) -> None:
-        is_end = event.status != "in_progress"
-        if event.cursor == self.cursor + (not is_end):
-            self._emit(event)
-        elif event.cursor > self.cursor:
-            self._behind = True
 
     def _emit(self, event: Event) -> None:
         self._post(event.frame)

@@ -13,7 +13,7 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -29,8 +29,8 @@ from car_trio.nursery.alarm import Alarm
 from car_trio.nursery.connection import Connection
 from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import deadlines, grace_sweep, guarded, heartbeat, retention, watchdog
-from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.limits import raise_descriptor_limit
+from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.storage import OpenStore, open_store
 from car_trio.nursery.systemd import notify
 from car_trio.nursery.tokens import Tokens, published_tokens, write_private
@@ -103,6 +103,7 @@ async def serve(
                 try:
                     await live(
                         daemon,
+                        config,
                         store,
                         endpoints,
                         stop_requested,
@@ -115,13 +116,14 @@ async def serve(
 
 async def live(
     daemon: Daemon,
+    config: Config,
     store: OpenStore,
     endpoints: Endpoints,
     stop_requested: Callable[[], Awaitable[object]],
     ready: Callable[[], None],
 ) -> None:
     """The nurseries of a serving daemon, from the one that dies last to the one that dies first."""
-    server, environment = daemon.config.server, daemon.config.environment
+    server, environment = config.server, config.environment
     connections = Connections(server.max_connections, server.max_unauthenticated)
     daemon.host.approvals.restore(await store.ended_approvals())
     async with trio.open_nursery() as duties:  # outlives connections: a sweep may still have to wait
@@ -134,7 +136,9 @@ async def live(
             )
             duties.start_soon(guarded, "watchdog", ping)
         async with trio.open_nursery() as guests:
-            welcome = partial(admit, daemon, LookupDesk(store.find, daemon.runs), connections, guests, duties)
+            welcome = partial(
+                admit, daemon, config, LookupDesk(store.find, daemon.runs), connections, guests, duties
+            )
             async with trio.open_nursery() as listeners:  # dies first
                 endpoints.listen(listeners, welcome)
                 ready()
@@ -153,25 +157,28 @@ async def live(
 
 def admit(
     daemon: Daemon,
+    config: Config,
     desk: LookupDesk,
     connections: Connections,
     guests: trio.Nursery,
     duties: trio.Nursery,
     stream: trio.abc.Stream,
     is_remote: bool,
-) -> None:
+) -> Connection:
     """A new connection gets its own guarded task."""
     connection = Connection(
         daemon,
+        config,
         desk,
         stream,
         is_remote=is_remote,
         is_full=connections.is_full,
         known=connections.known,
-        sweep=partial(schedule_sweep, daemon, duties),
+        sweep=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
     )
     connections.enter(connection)
     guests.start_soon(host, connection, connections)
+    return connection
 
 
 async def host(connection: Connection, connections: Connections) -> None:
@@ -182,8 +189,8 @@ async def host(connection: Connection, connections: Connections) -> None:
         connections.leave(connection)
 
 
-def schedule_sweep(daemon: Daemon, duties: trio.Nursery, gone: Connection) -> None:
-    due = gone.left_at + daemon.config.runs.grace_ms / 1000
+def schedule_sweep(daemon: Daemon, duties: trio.Nursery, grace: float, gone: Connection) -> None:
+    due = gone.left_at + grace
     duties.start_soon(
         grace_sweep, daemon.runs, gone.session.id, due, gone.over.wait, lambda: daemon.is_stopping
     )
@@ -195,21 +202,7 @@ def build(
     """The owners of state, wired to the journal and to each other. `methods` in the place of the usual table."""
     started = trio.current_time()
     alarm, clients, counters = Alarm(), dict[str, Client](), Counter[str]()
-    host = Host(
-        now=now,
-        clock=trio.current_time,
-        new_hex=lambda: uuid.uuid4().hex[:12],
-        log=store.log_approval,
-        due=alarm.set,
-    )
-    if store.degraded is not None:
-        host.store_changed(store.degraded)
-    store.health.listeners.append(host.store_changed)
-
-    def tell(session_id: str, method: str, params: object) -> None:
-        if session_id in clients:
-            clients[session_id].notify(method, params)
-
+    host = watched(store, alarm)
     runs = RunRegistry(
         record=store.journal.put,
         admit=store.journal.check,
@@ -220,15 +213,9 @@ def build(
         default_agent=config.environment.agent_id,
         publish=host.run_changed,
     )
-    chats = Chats(
-        tell=tell,
-        clock=trio.current_time,
-        new_id=lambda: str(uuid.uuid4()),
-        due=alarm.set,
-        counters=counters,
-    )
     return Daemon(
-        config=config,
+        durability=config.runs.durability,
+        tool_timeout_seconds=config.server.tool_timeout_seconds,
         version=car_trio.__version__,
         runs=runs,
         store=store,
@@ -240,10 +227,41 @@ def build(
         uptime=lambda: trio.current_time() - started,
         methods=METHODS if methods is None else methods,
         host=host,
-        chats=chats,
+        chats=chats_between(clients, alarm, counters),
         clients=clients,
         alarm=alarm,
         boot_id=str(uuid.uuid4()),
+        counters=counters,
+    )
+
+
+def watched(store: OpenStore, alarm: Alarm) -> Host:
+    """What hosts share, with news of the store's health."""
+    host = Host(
+        now=now,
+        clock=trio.current_time,
+        new_hex=lambda: uuid.uuid4().hex[:12],
+        log=store.log_approval,
+        due=alarm.set,
+    )
+    if store.degraded is not None:
+        host.store_changed(store.degraded)
+    store.health.listeners.append(host.store_changed)
+    return host
+
+
+def chats_between(clients: Mapping[str, Client], alarm: Alarm, counters: Counter[str]) -> Chats:
+    """The chats of these connections."""
+
+    def tell(session_id: str, method: str, params: object) -> None:
+        if session_id in clients:
+            clients[session_id].notify(method, params)
+
+    return Chats(
+        tell=tell,
+        clock=trio.current_time,
+        new_id=lambda: str(uuid.uuid4()),
+        due=alarm.set,
         counters=counters,
     )
 

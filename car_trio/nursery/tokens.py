@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ def token_files(config: Config) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def published_tokens(config: Config) -> Iterator[Tokens]:
+def published_tokens(config: Config) -> Generator[Tokens]:
     """Mints both tokens and keeps their files for as long as the block runs.
 
     Raises `ConfigError` naming the path that cannot be used.

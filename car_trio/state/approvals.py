@@ -306,7 +306,8 @@ class Approvals:
         self._forget_old()
         room = LISTED_DETAILS_BYTES
         rows: list[ApprovalRow] = []
-        for row in sorted(reversed(self._rows.values()), key=lambda row: row.created_at, reverse=True):
+        newest_first = list(self._rows.values())[::-1]
+        for row in sorted(newest_first, key=lambda row: row.created_at, reverse=True):
             if session.is_agent and row.client_id != session.id:
                 continue
             shown = self._seen(session, row)

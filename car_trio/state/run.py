@@ -64,8 +64,8 @@ class Run:
     durable_turns: int = 0
     durable_records: int = 0
     is_live: bool = True
-    tools: dict[str, None] = field(default_factory=dict)
-    watchers: dict[Watcher, None] = field(default_factory=dict)
+    tools: dict[str, None] = field(default_factory=dict[str, None])
+    watchers: dict[Watcher, None] = field(default_factory=lambda: dict[Watcher, None]())
     ticket: Ticket | None = None
 
     @property
@@ -127,7 +127,7 @@ class Event:
         self._ref = ref
         self.record = record
         self.cursor = cursor
-        self.status = status
+        self.status: RunStatus = status
         self._frame: bytes | None = None
 
     @property

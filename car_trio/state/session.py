@@ -82,7 +82,7 @@ class Session:
     agent_id: str | None = None
     failures: int = 0
     protocol_version: int | None = None
-    tools: dict[str, Tool] = field(default_factory=dict)
+    tools: dict[str, Tool] = field(default_factory=dict[str, Tool])
     state: Values = field(default_factory=Values)
 
     def __post_init__(self) -> None:

@@ -45,6 +45,7 @@ class TurnTooLarge(Exception):  # noqa: N818 - an answer (`dropped`), not a defe
 
 
 Cuts = dict[str, Cut]
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def cut_text(text: str, path: str, cuts: Cuts) -> str:
@@ -62,17 +63,15 @@ def _cut_of(whole: bytes) -> Cut:
     return Cut(len(whole), hashlib.sha256(whole).hexdigest())
 
 
-def cut_value(value: Any, path: str, cuts: Cuts) -> Any:
+def cut_value(value: Json, path: str, cuts: Cuts) -> Json:
     """A decoded JSON value with every string inside it cut; keys of objects are left alone."""
-    match value:
-        case str():
-            return cut_text(value, path, cuts)
-        case list():
-            return [cut_value(item, f"{path}/{i}", cuts) for i, item in enumerate(value)]
-        case dict():
-            return {key: cut_value(item, f"{path}/{_pointer(key)}", cuts) for key, item in value.items()}
-        case _:
-            return value
+    if isinstance(value, str):
+        return cut_text(value, path, cuts)
+    if isinstance(value, list):
+        return [cut_value(item, f"{path}/{i}", cuts) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {key: cut_value(item, f"{path}/{_pointer(key)}", cuts) for key, item in value.items()}
+    return value
 
 
 def _pointer(key: str) -> str:
@@ -96,6 +95,15 @@ def cut_raw(raw: Raw, path: str, cuts: Cuts) -> Raw:
             return Raw(encode(kept))
     # A line break between tokens is legal JSON but would end the record's line early.
     return Raw(msgspec.json.format(whole, indent=-1)) if b"\n" in whole or b"\r" in whole else raw
+
+
+def _member(raw: Raw, key: str) -> str | None:
+    """A member of a JSON object that is a string; `None` for anything else."""
+    try:
+        member = msgspec.json.decode(raw, type=dict[str, Any]).get(key)
+    except msgspec.ValidationError:
+        return None
+    return member if isinstance(member, str) else None
 
 
 def cli_outcome_of(output: Raw | UnsetType) -> CliOutcome | UnsetType:
@@ -170,15 +178,14 @@ def executed(
     """A turn from a row of a proposal. Nothing in it may be refused, so every text of it is cut, not only the ones
     that a narrated turn may have cut."""
     cuts: Cuts = {}
-    values = msgspec.json.decode(parameters)
-    prompt = values.get("prompt") if isinstance(values, dict) else None
+    prompt = _member(parameters, "prompt")
     cli = cli_outcome_of(output)
     if cli is not UNSET:
         cli.output_tail = cut_text(cli.output_tail, "cli_outcome/output_tail", cuts)
         cli.cli = cli.cli if cli.cli is None else cut_text(cli.cli, "cli_outcome/cli", cuts)
     record = Turn(
         index=0,
-        prompt=cut_text(prompt, "prompt", cuts) if isinstance(prompt, str) else UNSET,
+        prompt=UNSET if prompt is None else cut_text(prompt, "prompt", cuts),
         tool=UNSET if tool is None else cut_text(tool, "tool", cuts),
         parameters=cut_raw(parameters, "parameters", cuts),
         output=_cut_payload(output, "output", cuts),
@@ -249,8 +256,7 @@ def _cut_evidence(evidence: Sequence[Raw], cuts: Cuts) -> list[Raw]:
     kept: list[Raw] = []
     for i, item in enumerate(evidence):
         kept.append(cut_raw(item, f"termination/outcome/evidence/{i}", cuts))
-        value = msgspec.json.decode(item)
-        if not isinstance(value, dict) or value.get("kind") not in EVIDENCE_KINDS:
+        if _member(item, "kind") not in EVIDENCE_KINDS:
             expected = ", ".join(sorted(EVIDENCE_KINDS))
             raise invalid_params(f"runs.complete: outcome.evidence[{i}].kind must be one of {expected}")
     return kept

@@ -2,11 +2,14 @@
 
 The rules (protocol `runs.md` section 3), all here and nowhere else:
 
-- A write that fails is undone: the file is cut back to the last offset that counts before anything else is appended.
-- When it cannot be cut back, or when a sync failed, the descriptor is never used again. The kernel may have dropped
-  the dirty pages and report success the next time, so what was not synced is written anew, to a continuation
-  (`<name>~1.jsonl`), whose first line says how many bytes of the file before it count. Readers cut there.
-- A file of which nothing counts is removed and made again instead: its own first line would not be certain either.
+- A write that fails is undone: the file is cut back to the last offset that counts before anything else is
+  appended.
+- When it cannot be cut back, or when a sync failed, the descriptor is never used again. The kernel may have
+  dropped the dirty pages and report success the next time, so what was not synced is written anew, to a
+  continuation (`<name>~1.jsonl`), whose first line says how many bytes of the file before it count. Readers
+  cut there.
+- A file of which nothing counts is removed and made again instead: its own first line would not be certain
+  either.
 
 What counts is continued byte for byte in the same order, so a reader's place survives a continuation.
 """
@@ -36,9 +39,8 @@ class SegmentHeader(msgspec.Struct, tag_field="record", tag="segment"):
 class AppendFile:
     """A run's file, or another journal file, with its continuations. Used by one thread at a time.
 
-    With `keep_unsynced` what is written stays in memory until it is synced and is written again when the sync fails;
-    without it whoever appended keeps it.
-    """
+    With `keep_unsynced` what is written stays in memory until it is synced and is written again when the sync
+    fails; without it whoever appended keeps it."""
 
     def __init__(self, disk: Disk, path_of: Callable[[int], Path], *, keep_unsynced: bool) -> None:
         self._disk = disk
@@ -63,10 +65,6 @@ class AppendFile:
         return self._path_of(self._segment)
 
     @property
-    def open(self) -> bool:
-        return self._descriptor is not None
-
-    @property
     def to_rewrite(self) -> int:
         """Bytes that were written once, whose sync failed and that are not written again yet."""
         return len(self._again)
@@ -75,9 +73,8 @@ class AppendFile:
     def forgettable(self) -> bool:
         """Nothing is known here that the files do not say themselves."""
         given_up = self._located and self._descriptor is None
-        unmarked = (
-            self._segment > 0 and self._good == 0
-        )  # how much of the file before counts is known only here
+        # How much of the file before counts is known only here until the first line of this one is written.
+        unmarked = self._segment > 0 and self._good == 0
         return not (self.dirty or self._again or given_up or unmarked)
 
     def append(self, payload: bytes) -> None:
@@ -100,7 +97,8 @@ class AppendFile:
             self.unsynced_bytes += len(payload)
 
     def sync(self) -> None:
-        """Wait for the disk. May run in any thread while nobody appends; the result goes to `settle` or `distrust`."""
+        """Wait for the disk. May run in any thread while nobody appends; the result goes to `settle` or
+        `distrust`."""
         assert self._descriptor is not None
         self._disk.sync(self._descriptor)
 
@@ -112,7 +110,7 @@ class AppendFile:
         self.dirty = self.new = False
 
     def distrust(self) -> None:
-        """A sync failed: give the descriptor up and keep what has to be written again."""
+        """Give the descriptor up and keep what was not synced, to be written again."""
         self._again = b"".join(self._unsynced) + self._again
         self._good = self._synced
         self.settle()
@@ -145,13 +143,13 @@ class AppendFile:
             self._disk.truncate(descriptor, self._good)
         except OSError as error:
             LOG.warning("%s cannot be cut back (%s): it is continued in a new file", self.path, error)
-            self._abandon()
+            self.distrust()
 
     def _abandon(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            with suppress(OSError):
-                self._disk.close(descriptor)
+        assert descriptor is not None
+        with suppress(OSError):
+            self._disk.close(descriptor)
 
     def _ready(self) -> int:
         if self._descriptor is None:
@@ -202,12 +200,14 @@ class AppendFile:
     def _go_on_after_torn(self) -> int:
         if self._good:
             return self._renew()
-        # Not one whole line: as a first file it is no run, as a continuation it does not say what it continues.
+        # Not one whole line: as a first file it is no run, as a continuation it does not say what it
+        # continues.
         cut_tail_off(self._disk, self.path)
         return self._locate()
 
     def _set_leftovers_aside(self) -> None:
-        # Continuations without a first file are what an interrupted removal left; they must not continue this one.
+        # Continuations without a first file are what an interrupted removal left; they must not continue this
+        # one.
         segment = 1
         while self._exists(segment):
             path = self._path_of(segment)

@@ -1,10 +1,11 @@
-"""The catalog's writing side: what is known about every run without opening its file (protocol `runs.md` section 3).
+"""The catalog's writing side: what is known about every run without opening its file (protocol `runs.md`
+section 3).
 
-SQLite, derived, rebuildable at any time, never the truth. A row is written after the lines it describes are synced,
-so the catalog may be behind the files and is never ahead of them. Whether it can be trusted at boot is decided by a
-mark of a clean stop that lies outside of it (`run/clean-stop`) and must name the same stop as the catalog does: an
-old catalog put back from a backup is not trusted. Anything that looks wrong is thrown away; the files make it anew.
-"""
+SQLite, derived, rebuildable at any time, never the truth. A row is written after the lines it describes are
+synced, so the catalog may be behind the files and is never ahead of them. Whether it can be trusted at boot
+is decided by a mark of a clean stop that lies outside of it (`run/clean-stop`) and must name the same stop as
+the catalog does: an old catalog put back from a backup is not trusted. Anything that looks wrong is thrown
+away; the files make it anew."""
 
 from __future__ import annotations
 
@@ -25,10 +26,7 @@ from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.catalog")
 SCHEMA_VERSION = 1
-COLUMNS = (
-    "run_id, agent_id, intent, outcome_description, started_at, ended_at, status, outcome, summary, turn_count, "
-    "tools, bytes, mtime_ns"
-)
+COLUMNS = ", ".join(CatalogRow.__struct_fields__)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE runs (
@@ -43,16 +41,13 @@ CREATE INDEX runs_listed ON runs (agent_id, started_at DESC, run_id DESC);
 CREATE INDEX runs_newest ON runs (started_at DESC, run_id DESC);
 CREATE INDEX runs_open ON runs (agent_id, run_id) WHERE ended_at IS NULL;
 """
-_WORDS = "CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = \"unicode61 remove_diacritics 0\")"
+_WORDS = 'CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = "unicode61 remove_diacritics 0")'
 _UPSERT = f"""
-INSERT INTO runs ({COLUMNS}, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO runs ({COLUMNS}, folded) VALUES ({", ".join("?" * (len(CatalogRow.__struct_fields__) + 1))})
 ON CONFLICT (run_id, agent_id) DO UPDATE SET
-    intent = excluded.intent, outcome_description = excluded.outcome_description, started_at = excluded.started_at,
-    ended_at = excluded.ended_at, status = excluded.status, outcome = excluded.outcome, summary = excluded.summary,
-    turn_count = excluded.turn_count, tools = excluded.tools, bytes = excluded.bytes,
-    mtime_ns = excluded.mtime_ns, folded = excluded.folded
+    {", ".join(f"{column} = excluded.{column}" for column in (*CatalogRow.__struct_fields__, "folded"))}
 RETURNING id
-"""  # noqa: S608 - COLUMNS is a constant
+"""  # noqa: S608 - made of constants
 
 
 class CatalogWriter:
@@ -67,7 +62,8 @@ class CatalogWriter:
         """It knows all runs and which are open: it was closed in order, or `complete` was called since."""
 
     def write(self, rows: Sequence[CatalogRow], gone: Iterable[RunRef] = ()) -> None:
-        """Write rows and take out those of removed runs, in one transaction; `sqlite3.Error` when it cannot."""
+        """Write rows and take out those of removed runs, in one transaction; `sqlite3.Error` when it
+        cannot."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for row in rows:
@@ -104,7 +100,8 @@ class CatalogWriter:
         return [decode_row(found) for found in self._connection.execute(query)]
 
     def close(self, *, clean: bool) -> None:
-        """Close; `clean` when everything that was written to files since it was complete is written here too."""
+        """Close; `clean` when everything that was written to files since it was complete is written here
+        too."""
         stop = secrets.token_hex(16)
         clean = clean and self.clean
         try:
@@ -125,12 +122,9 @@ class CatalogWriter:
     def _put(self, row: CatalogRow) -> None:
         tools = msgspec.json.encode(row.tools).decode()
         text = fold(" ".join((row.intent, row.outcome_description or "", row.summary, *row.tools)))
-        values = (
-            row.run_id, row.agent_id, row.intent, row.outcome_description, row.started_at, row.ended_at, row.status,
-            row.outcome, row.summary, row.turn_count, tools, row.bytes, row.mtime_ns,
-            None if self.full_text else text,
-        )  # fmt: skip
-        (identifier,) = self._connection.execute(_UPSERT, values).fetchone()
+        values = (*msgspec.structs.astuple(row)[:-3], tools, row.bytes, row.mtime_ns)
+        folded = None if self.full_text else text
+        (identifier,) = self._connection.execute(_UPSERT, (*values, folded)).fetchone()
         if self.full_text:
             self._connection.execute("DELETE FROM words WHERE rowid = ?", (identifier,))
             self._connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (identifier, text))
@@ -145,8 +139,8 @@ class CatalogWriter:
 def open_catalog(layout: Layout, disk: Disk, *, full_text: bool = True) -> CatalogWriter | None:
     """Open the catalog for writing, made anew where it cannot be trusted at all; None when there can be none.
 
-    The caller holds the store's lock. Until it is closed in order again it counts as unclean, also after a power cut.
-    """
+    The caller holds the store's lock. Until it is closed in order again it counts as unclean, also after a
+    power cut."""
     stop = _take_clean_stop(disk, layout)
     for anew in (False, True):
         try:
@@ -179,7 +173,8 @@ def schema_is_ours(connection: sqlite3.Connection) -> bool:
 
 
 def note_of(connection: sqlite3.Connection, key: str) -> str | None:
-    """What the catalog says of itself: `stop` names its last clean stop, `complete` is there once all runs are."""
+    """What the catalog says of itself: `stop` names its last clean stop, `complete` is there once all runs
+    are."""
     found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return found[0] if found else None
 

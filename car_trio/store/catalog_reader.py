@@ -1,10 +1,10 @@
-"""The catalog's reading side: lists, searches and look-ups, from any thread, beside the writer or without one.
+"""The catalog's reading side: lists, searches and look-ups, from any thread, beside the writer or without
+one.
 
-Reading changes nothing on disk. Beside a running daemon the catalog is opened `mode=ro`. Without one it is opened
-`immutable=1`, which is only sound when nobody can write and nothing waits in a `-wal`: when the lock is free, no
-`-wal` exists and the mark of the clean stop fits. In every other case there is no reader, and callers read the run
-files. `sqlite3.Error` out of any method means the same: read the files.
-"""
+Reading changes nothing on disk. Beside a running daemon the catalog is opened `mode=ro`. Without one it is
+opened `immutable=1`, which is only sound when nobody can write and nothing waits in a `-wal`: when the lock
+is free, no `-wal` exists and the mark of the clean stop fits. In every other case there is no reader, and
+callers read the run files. `sqlite3.Error` out of any method means the same: read the files."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class CatalogReader:
         return self._rows("WHERE ended_at IS NULL", [])
 
     def retention_candidates(self, max_per_agent: int, ended_before: str | None) -> list[CatalogRow]:
-        """Every ended run of agents that have more than `max_per_agent` of them, and every one that ended too long ago.
+        """Every ended run of agents that have more than `max_per_agent` of them, and every one that ended too
+        long ago.
 
-        A superset of what has to go, cheap to find; `retention.expired` decides. `max_per_agent` <= 0 and None mean
-        no limit.
-        """
+        A superset of what has to go, cheap to find; `retention.expired` decides. `max_per_agent` <= 0 and
+        None mean no limit."""
         conditions, values = ["0"], list[Any]()
         if max_per_agent > 0:
             conditions.append(
@@ -103,8 +103,9 @@ class CatalogReader:
         cursor: str | None = None,
         limit: int | None = None,
     ) -> Listing:
-        """Runs that match everything given. `query`: every word, case-folded, as the beginning of a word in the
-        intent, outcome description, summary or tool names; `tool` is any turn's; times bound `started_at`."""
+        """Runs that match everything given. `query`: every word, case-folded, as the beginning of a word in
+        the intent, outcome description, summary or tool names; `tool` is any turn's; times bound
+        `started_at`."""
         conditions, values = list[str](), list[Any]()
         for column, wanted in (("agent_id", agent_id), ("status", status), ("outcome", outcome)):
             if wanted is not None:
@@ -203,7 +204,8 @@ def encode_cursor(row: CatalogRow) -> str:
 
 
 def decode_cursor(cursor: str) -> tuple[str, str]:
-    """Start time and id of the last row of the page before; a `Refusal` (-32602) when it is no cursor of ours."""
+    """Start time and id of the last row of the page before; a `Refusal` (-32602) when it is no cursor of
+    ours."""
     try:
         raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         return msgspec.json.decode(raw, type=tuple[str, str])

@@ -1,14 +1,14 @@
 """The port through which every byte of the store reaches the file system (protocol `runs.md` section 3).
 
-It is small so that a simulated disk can stand in for it, fail at any call and lose power at any moment. It decides
-nothing: it opens, writes, syncs and reports errors as `OSError`; what an error means is the caller's business. The
-catalog (SQLite) goes around the port on purpose: it is derived from the files and can be thrown away.
+It is small so that a simulated disk can stand in for it, fail at any call and lose power at any moment. It
+decides nothing: it opens, writes, syncs and reports errors as `OSError`; what an error means is the caller's
+business. The catalog (SQLite) goes around the port on purpose: it is derived from the files and can be thrown
+away.
 
-Two promises are made here once for everybody. Nothing is followed: neither the last component of a path nor the
-directory it lies in may be a symbolic link, and what is opened is a regular file, so that a planted link leads nowhere
-and a planted FIFO blocks nobody. And nothing is readable for others: files are 0600, directories 0700, whatever the
-umask is.
-"""
+Two promises are made here once for everybody. Nothing is followed: neither the last component of a path nor
+the directory it lies in may be a symbolic link, and what is opened is a regular file, so that a planted link
+leads nowhere and a planted FIFO blocks nobody. And nothing is readable for others: files are 0600,
+directories 0700, whatever the umask is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class FileStat(NamedTuple):
-    """What the store wants to know about a name. `regular` is false for links, FIFOs, sockets and directories."""
+    """What the store wants to know about a name. `regular` is false for links, FIFOs, sockets and
+    directories."""
 
     size: int
     mtime_ns: int
@@ -78,7 +79,8 @@ class Disk:
         return os.pread(descriptor, count, offset)
 
     def sync(self, descriptor: int) -> None:
-        """Return when the file's bytes survive a power cut. After an error the descriptor is not to be trusted."""
+        """Return when the file's bytes survive a power cut. After an error the descriptor is not to be
+        trusted."""
         self._sync(descriptor)
 
     def truncate(self, descriptor: int, size: int) -> None:
@@ -96,7 +98,8 @@ class Disk:
             return _file_stat(os.stat(path.name, dir_fd=parent, follow_symlinks=False))
 
     def entries(self, path: Path) -> list[tuple[str, FileStat]]:
-        """The names in a directory with what they are, in no order. Names that vanish meanwhile are left out."""
+        """The names in a directory with what they are, in no order. Names that vanish meanwhile are left
+        out."""
         with _directory(path) as descriptor, os.scandir(descriptor) as found:
             return list(_entries(found))
 

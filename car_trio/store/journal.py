@@ -4,18 +4,19 @@
 loop:    put ─ append to `waiting` ─┐ hand over         ┌ durable() · settled(None) · on_health
 thread:                             └ write · sync ─────┘ then the catalog
 ```
-`put` decides and returns; it never blocks and never refuses, so it is legal in a cancelled scope. One batch is on its
-way at a time and everything that arrives meanwhile gathers for the next: group commit without a timer. What landed is
-told on the loop, in put order per file, in the step in which it became true.
+`put` decides and returns; it never blocks and never refuses, so it is legal in a cancelled scope. One batch
+is on its way at a time and everything that arrives meanwhile gathers for the next: group commit without a
+timer. What landed is told on the loop, in put order per file, in the step in which it became true.
 
-A put that failed is kept, later puts of the same file queue behind it, and both are tried again by themselves with a
-growing pause; other files go on. While anything is kept the journal is *degraded*: `check` refuses what is new,
-nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it is pending.
+A put that failed is kept, later puts of the same file queue behind it, and both are tried again by themselves
+with a growing pause; other files go on. While anything is kept the journal is *degraded*: `check` refuses
+what is new, nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it
+is pending.
 
-Leaving `open_journal` writes all that waits, behind the program's only shield: whoever cancels the program must not
-cancel what it has promised. An `OSError` never leaves this module. Anything else does: an error of the journal's own
-machinery ends the process, because a journal that might be wrong may not acknowledge anything.
-"""
+Leaving `open_journal` writes all that waits, behind the program's only shield: whoever cancels the program
+must not cancel what it has promised. An `OSError` never leaves this module. Anything else does: an error of
+the journal's own machinery ends the process, because a journal that might be wrong may not acknowledge
+anything."""
 
 from __future__ import annotations
 
@@ -25,7 +26,6 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -34,9 +34,11 @@ import trio
 
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
+from car_trio.store.gathering import Batch, Gathering, Put
 from car_trio.store.layout import Layout
-from car_trio.store.writing import Append, Durability, Indexed, Landed, Removal, Target, Writer
-from car_trio.wire.errors import Refusal, storage_degraded
+from car_trio.store.tickets import RemovalTicket, Ticket
+from car_trio.store.writing import Append, Durability, Indexed, Landed, Removal, Writer, cause_of
+from car_trio.wire.errors import storage_degraded
 from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.journal")
@@ -47,68 +49,7 @@ MAX_RETRY_SECONDS = 5.0
 FREE_SPACE_AGE = 1.0
 _LAST_TRIES = (0.0, 0.25, 0.5, 1.0)
 
-Settled = Callable[[Refusal | None], None]
 Health = Callable[[str | None], None]
-
-
-class Ticket:
-    """What a put gave back: whoever waits for it is told once, when it is true or when it is late."""
-
-    __slots__ = ("_callbacks", "_outcome", "_settled")
-
-    def __init__(self) -> None:
-        self._callbacks: list[Settled] = []
-        self._settled = False
-        self._outcome: Refusal | None = None
-
-    def then(self, settled: Settled) -> None:
-        """Call `settled(None)` once it is durable or `settled(refusal)` once it is late; at once if that is known."""
-        if self._settled:
-            settled(self._outcome)
-        else:
-            self._callbacks.append(settled)
-
-    def settle(self, outcome: Refusal | None) -> None:
-        """The journal's word. After a late word the true one is still noted, for whoever asks then."""
-        self._settled, self._outcome = True, outcome
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback(outcome)
-
-    @property
-    def settled(self) -> bool:
-        return self._settled
-
-
-class RemovalTicket(Ticket):
-    """The ticket of a removal. A removal that failed is not tried again: its refusal says `pending: false`."""
-
-    __slots__ = ("bytes",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-        """What the removal freed, once it is settled."""
-
-
-@dataclass(slots=True, eq=False)
-class _Put:
-    """A put on the loop's side."""
-
-    append: Append
-    durable: Callable[[], None] | None
-    counted_bytes: int
-    ticket: Ticket
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What is on its way to the disk. `retries` says how many of its puts are first in line for each kept file."""
-
-    puts: list[_Put]
-    removals: list[tuple[Removal, RemovalTicket]]
-    retries: dict[Target, int]
-    flush: bool
 
 
 class Journal:
@@ -124,9 +65,7 @@ class Journal:
         self._token = trio.lowlevel.current_trio_token()
         self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True) if threads else None
-        self._waiting: list[_Put] = []
-        self._removals: list[tuple[Removal, RemovalTicket]] = []
-        self._kept: dict[Target, list[_Put]] = {}
+        self._gathering = Gathering()
         self._late: deque[tuple[float, Ticket]] = deque()
         self._to_rewrite = False
         self._busy = False
@@ -160,10 +99,9 @@ class Journal:
     ) -> Ticket:
         """Accept encoded records of a run. Never blocks, never refuses: ask `check` before anything changes.
 
-        `durable()` is called exactly once, in put order per run, when the lines are true in the mode that is set.
-        `must` lines are not counted against the bound on kept bytes. `row` reaches the catalog after the lines are
-        synced, with size and time filled in, then `indexed()` is called.
-        """
+        `durable()` is called exactly once, in put order per run, when the lines are true in the mode that is
+        set. `must` lines are not counted against the bound on kept bytes. `row` reaches the catalog after the
+        lines are synced, with size and time filled in, then `indexed()` is called."""
         payload = b"\n".join(lines) + b"\n" if lines else b""
         return self._accept(
             Append(ref, payload, row=row, indexed=indexed), durable, 0 if must else len(payload)
@@ -175,14 +113,16 @@ class Journal:
         return self._accept(Append(relative, line + b"\n", sync=sync), None, len(line) + 1)
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
-        """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
+        """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog
+        row."""
         ticket = RemovalTicket()
-        self._removals.append((Removal(ref, tombstone), ticket))
+        self._gathering.add_removal(Removal(ref, tombstone), ticket)
         self._hand_over()
         return ticket
 
     def check(self, purpose: Literal["start", "turns"]) -> None:
-        """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked about."""
+        """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked
+        about."""
         self._measure_if_stale()
         if self.degraded is not None:
             raise storage_degraded(self.degraded, pending=False)
@@ -204,36 +144,29 @@ class Journal:
     def _accept(self, append: Append, durable: Callable[[], None] | None, counted_bytes: int) -> Ticket:
         if self._closed:
             raise RuntimeError("the journal is closed")
-        put = _Put(append, durable, counted_bytes, Ticket())
+        put = Put(append, durable, counted_bytes, Ticket())
         self.puts += 1
         self.pending_bytes += counted_bytes
         late_at = trio.current_time() + PENDING_SECONDS
         self._late.append((late_at, put.ticket))
         if late_at < self._alarm.deadline:
             self._alarm.deadline = late_at
-        if (kept := self._kept.get(append.target)) is not None:
-            kept.append(put)
-        else:
-            self._waiting.append(put)
-            self._hand_over()
+        self._gathering.add(put)
+        self._hand_over()
         return put.ticket
 
     def _hand_over(self) -> None:
         """Give the thread everything that waits, unless it has a batch: then it gathers for the next."""
         due = self._retry_due or self._flush_due or self._index_due
-        if self._busy or not (due or self._waiting or self._removals):
+        if self._busy or not (due or self._gathering):
             return
-        kept = {target: list(puts) for target, puts in self._kept.items()} if self._retry_due else {}
-        puts = [put for waiting in kept.values() for put in waiting] + self._waiting
-        retries = {target: len(waiting) for target, waiting in kept.items()}
-        batch = _Batch(puts, self._removals, retries, self._flush_due or self._retry_due)
-        self._waiting, self._removals = [], []
+        batch = self._gathering.take(again=self._retry_due, flush=self._flush_due or self._retry_due)
         self._retry_due = self._flush_due = self._index_due = False
         self._busy = True
         self.batches += 1
         self._post(partial(self._write, batch))
 
-    def _write(self, batch: _Batch) -> None:
+    def _write(self, batch: Batch) -> None:
         """In the writing thread: the batch, and once the answer is on its way the catalog."""
         appends = [put.append for put in batch.puts]
         removals = [removal for removal, _ in batch.removals]
@@ -242,47 +175,35 @@ class Journal:
         if told or self._writer.rows_wait:
             self._deliver(self._note_indexed, told, self._writer.rows_wait)
 
-    def _land(self, batch: _Batch, landed: Landed) -> None:
+    def _land(self, batch: Batch, landed: Landed) -> None:
         """On the loop: keep what failed, start the next batch, then tell everybody what became true."""
         now = trio.current_time()
         self._busy = False
         self._note_free(landed.free_bytes)
-        self._keep_failed(batch, landed)
+        true = self._gathering.land(batch, landed)
         self._note_health(landed, now)
         if not landed.unsynced:
             self._flush_at = math.inf
         elif self._flush_at == math.inf:
             self._flush_at = now + self._sync_interval
         self._hand_over()
-        for put in batch.puts:
-            if put.append.target not in landed.failed:
-                self._tell(put)
+        for put in true:
+            self._tell(put)
         for removal, ticket in batch.removals:
             ticket.bytes = landed.freed.get(removal, 0)
             error = landed.refused.get(removal)
-            ticket.settle(storage_degraded(_cause(error), pending=False) if error else None)
+            ticket.settle(storage_degraded(cause_of(error), pending=False) if error else None)
         self._set_alarm()
         if not self._busy:
             self._rest.set()
-
-    def _keep_failed(self, batch: _Batch, landed: Landed) -> None:
-        for target, count in batch.retries.items():
-            if target not in landed.failed:
-                self._waiting += self._kept.pop(target)[count:]
-        fresh = landed.failed.keys() - batch.retries.keys()
-        if fresh:
-            for put in batch.puts + self._waiting:
-                if put.append.target in fresh:
-                    self._kept.setdefault(put.append.target, []).append(put)
-            self._waiting = [put for put in self._waiting if put.append.target not in fresh]
 
     def _note_health(self, landed: Landed, now: float) -> None:
         errors = [*landed.failed.values(), *([landed.trouble] if landed.trouble else [])]
         self.failures += len(errors)
         self._to_rewrite = landed.to_rewrite
         if errors:
-            self._degrade(_cause(errors[0]))
-        if self._kept or self._to_rewrite:
+            self._degrade(cause_of(errors[0]))
+        if self._gathering.kept or self._to_rewrite:
             if self._retry_at == math.inf and not self._retry_due:
                 self._retry_at = now + self._retry_pause
                 self._retry_pause = min(self._retry_pause * 2, MAX_RETRY_SECONDS)
@@ -298,7 +219,7 @@ class Journal:
             LOG.error("storage degraded: %s; what was accepted is kept and tried again", cause)
             self._on_health(cause)
 
-    def _tell(self, put: _Put) -> None:
+    def _tell(self, put: Put) -> None:
         self.pending_bytes -= put.counted_bytes
         if put.durable is not None:
             put.durable()
@@ -314,7 +235,8 @@ class Journal:
         self.free_bytes, self._measured_at = free_bytes, trio.current_time()
 
     def _measure_if_stale(self) -> None:
-        # A start that was refused for space writes nothing, so nothing else would notice that there is space again.
+        # A start that was refused for space writes nothing, so nothing else would notice that there is space
+        # again.
         if trio.current_time() - self._measured_at > FREE_SPACE_AGE and not self._closed:
             self._measured_at = trio.current_time()
             self._post(lambda: self._deliver(self._note_free, self._writer.free_bytes()))
@@ -354,16 +276,17 @@ class Journal:
         self._hand_over()
 
     async def close(self) -> None:
-        """Write and sync all that waits, then give everything back. Only `open_journal` calls this, shielded."""
+        """Write and sync all that waits, then give everything back. Only `open_journal` calls this,
+        shielded."""
         for pause in _LAST_TRIES:
             await trio.sleep(pause)
             self._retry_due = True
             self._hand_over()
             await self._until_rest()
-            if self._bug is not None or not (self._kept or self._to_rewrite):
+            if self._bug is not None or not (self._gathering.kept or self._to_rewrite):
                 break
         self._closed = self._busy = True
-        self._post(partial(self._write_last, clean=not (self._kept or self._to_rewrite)))
+        self._post(partial(self._write_last, clean=not (self._gathering.kept or self._to_rewrite)))
         await self._until_rest()
         self._give_up()
         self._mailbox.put(None)
@@ -383,7 +306,7 @@ class Journal:
 
     def _give_up(self) -> None:
         """The disk did not heal before the end: say what is lost, to the log and to whoever still waits."""
-        for target, puts in self._kept.items():
+        for target, puts in self._gathering.kept.items():
             LOG.critical(
                 "%s: %d accepted puts could not be written before the end: %s",
                 target,
@@ -413,7 +336,7 @@ class Journal:
                 job()
             except trio.RunFinishedError:
                 return
-            except BaseException as bug:
+            except Exception as bug:
                 self._token.run_sync_soon(self._crash, bug)
                 return
 
@@ -448,10 +371,10 @@ async def open_journal(
 ) -> AsyncGenerator[Journal]:
     """The journal of one state root; the caller holds the root's lock.
 
-    With `sync_threads=0` there are no threads at all: the loop itself writes and syncs. That is for tests in virtual
-    time, whose clock would otherwise run ahead of the disk. Leaving waits, shielded, until all is written or the
-    disk has refused several times; raises what the body raised in an exception group, as a nursery does.
-    """
+    With `sync_threads=0` there are no threads at all: the loop itself writes and syncs. That is for tests in
+    virtual time, whose clock would otherwise run ahead of the disk. Leaving waits, shielded, until all is
+    written or the disk has refused several times; raises what the body raised in an exception group, as a
+    nursery does."""
     layout.prepare(disk)
     writer = Writer(
         layout, disk, durability=durability, held_files=held_files, sync_threads=sync_threads, catalog=catalog
@@ -473,8 +396,3 @@ async def open_journal(
             with trio.CancelScope(shield=True):
                 await journal.close()
             nursery.cancel_scope.cancel()
-
-
-def _cause(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{where}"

@@ -1,4 +1,5 @@
-"""Where everything lies under the state root, and how an id becomes a file name (protocol `runs.md` section 3).
+"""Where everything lies under the state root, and how an id becomes a file name (protocol `runs.md` section
+3).
 
 ```text
 <root>/catalog.sqlite        derived
@@ -6,10 +7,10 @@
 <root>/run/                  lock, what the daemon says about itself, the mark of a clean stop
 <root>/runs/<agent>/<run>.jsonl, <run>~1.jsonl …, <run>.torn
 ```
-Ids come from outside. `encode_name` maps each to a name that is one path component, never hidden, never `..`, equal
-for no two ids (also on file systems that ignore case), and free of `~`, which is how a continuation is told from a
-run. `decode_name` accepts exactly what `encode_name` makes, so a foreign file among ours is no run.
-"""
+Ids come from outside. `encode_name` maps each to a name that is one path component, never hidden, never `..`,
+equal for no two ids (also on file systems that ignore case), and free of `~`, which is how a continuation is
+told from a run. `decode_name` accepts exactly what `encode_name` makes, so a foreign file among ours is no
+run."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ _RUN_FILE = re.compile(r"(?P<name>[^~]+)(?:~(?P<segment>[1-9][0-9]{0,8}))?\.json
 
 
 class RunFileName(NamedTuple):
-    """What the name of a file in an agent's directory says. `segment` counts continuations from 1; 0 is the run."""
+    """What the name of a file in an agent's directory says. `segment` counts continuations from 1; 0 is the
+    run."""
 
     run_id: str
     segment: int
@@ -146,7 +148,8 @@ def exists(disk: Disk, path: Path) -> bool:
 
 
 def make_directory(disk: Disk, path: Path) -> bool:
-    """Make one directory and sync its name; false when it was there. Anything but a directory there is refused."""
+    """Make one directory and sync its name; false when it was there. Anything but a directory there is
+    refused."""
     if exists(disk, path):
         if not disk.stat(path).directory:
             raise NotADirectoryError(f"{path} is not a directory (refused, never followed)")

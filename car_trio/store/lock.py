@@ -1,9 +1,8 @@
 """One writer per state root: an exclusive lock on `run/daemon.lock` (protocol `wire.md` section 3).
 
-The kernel holds the lock for a living process, so a crash releases it and nothing stale can block a start. The file is
-never unlinked: whoever waited for the old name could otherwise hold a lock on a file that nobody sees any more. It
-holds the pid of the last holder, for the message of whoever comes second.
-"""
+The kernel holds the lock for a living process, so a crash releases it and nothing stale can block a start.
+The file is never unlinked: whoever waited for the old name could otherwise hold a lock on a file that nobody
+sees any more. It holds the pid of the last holder, for the message of whoever comes second."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ from car_trio.store.disk import FILE_MODE
 from car_trio.store.layout import Layout
 
 PROBE_SECONDS = 0.3
-"""Readers take the lock for an instant to learn whether it is free; a start waits that long before it gives up."""
+"""Readers take the lock for an instant to learn whether it is free; a start waits that long before it gives
+up."""
 _PAUSE = 0.02
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -43,7 +43,8 @@ class _DaemonJson(msgspec.Struct):
 
 @contextmanager
 def hold_lock(layout: Layout) -> Generator[None]:
-    """Hold the store's lock for the duration; `StoreBusy` when somebody else keeps it. The directory exists."""
+    """Hold the store's lock for the duration; `StoreBusy` when somebody else keeps it. The directory
+    exists."""
     descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)
     try:
         if not _take(descriptor):

@@ -1,13 +1,12 @@
 """Boot: what an earlier process left unfinished is finished, before the first connection (protocol `runs.md`
 section 3).
 
-A run without an end has nobody left who could end it: it gets `incomplete` / `orphaned`. What a power cut or a crash
-left behind the last whole line is moved to `<run>.torn` first: copied, synced, then cut off, so that it exists at
-every moment. All of it can be repeated at any point. The caller holds the store's lock.
+A run without an end has nobody left who could end it: it gets `incomplete` / `orphaned`. What a power cut or
+a crash left behind the last whole line is moved to `<run>.torn` first: copied, synced, then cut off, so that
+it exists at every moment. All of it can be repeated at any point. The caller holds the store's lock.
 
-After a clean stop the catalog knows which runs are open. After any other stop every file is looked at (not read), and
-the rows of those that differ are made anew, so that afterwards catalog and files agree.
-"""
+After a clean stop the catalog knows which runs are open. After any other stop every file is looked at (not
+read), and the rows of those that differ are made anew, so that afterwards catalog and files agree."""
 
 from __future__ import annotations
 
@@ -36,8 +35,9 @@ _CHUNK = 1 << 20
 
 @dataclass(slots=True)
 class Adoption:
-    """What boot found. `torn`: bytes moved aside per run; `nameless`: files in which no line was whole, moved aside
-    as they are; `failed`: what could not be adopted, with the cause: it stays open until the next boot."""
+    """What boot found. `torn`: bytes moved aside per run; `nameless`: files in which no line was whole, moved
+    aside as they are; `failed`: what could not be adopted, with the cause: it stays open until the next
+    boot."""
 
     adopted: list[RunRef] = field(default_factory=list[RunRef])
     torn: dict[RunRef, int] = field(default_factory=dict[RunRef, int])
@@ -48,7 +48,8 @@ class Adoption:
 def adopt_orphans(
     disk: Disk, layout: Layout, catalog: CatalogWriter | None, *, clock: Callable[[], str] = now
 ) -> Adoption:
-    """End every run that has no end, and bring the catalog up to date. Blocks; a disk error concerns one run."""
+    """End every run that has no end, and bring the catalog up to date. Blocks; a disk error concerns one
+    run."""
     adoption = Adoption()
     rows: list[CatalogRow] = []
     gone: list[RunRef] = []
@@ -111,7 +112,8 @@ def _ends(disk: Disk, layout: Layout, ref: RunRef) -> bool:
 def _adopt(
     disk: Disk, layout: Layout, ref: RunRef, adoption: Adoption, clock: Callable[[], str]
 ) -> CatalogRow:
-    """End one run, unless it has its end; returns its row. `FileNotFoundError` when there is no run (any more)."""
+    """End one run, unless it has its end; returns its row. `FileNotFoundError` when there is no run (any
+    more)."""
     torn = _cut_tails_off(disk, layout, ref)
     if torn:
         adoption.torn[ref] = torn
@@ -134,8 +136,9 @@ def _append_end(disk: Disk, layout: Layout, ref: RunRef, ended_at: str) -> None:
     try:
         file.append(msgspec.json.encode(record) + b"\n")
         file.sync()
-        # The process that made the file may have died before its name was durable.
+        # The process that made the file may have died before its name, or its directory's, was durable.
         disk.sync_directory(layout.agent_directory(ref.agent_id))
+        disk.sync_directory(layout.runs)
     finally:
         file.close()
 

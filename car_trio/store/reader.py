@@ -1,14 +1,13 @@
 """Reading a run's files: plain functions that block, for a thread (protocol `runs.md` sections 1 and 3).
 
-What is on disk is returned byte for byte. A line that is no record becomes a `damaged` record in its place and the
-others are read; what follows the last newline is torn, no error, and reported by its size. A run that was continued
-in further files (`appending.py`) reads as one: each file counts up to where the next one says, and the first lines
-that say so are never shown.
+What is on disk is returned byte for byte. A line that is no record becomes a `damaged` record in its place
+and the others are read; what follows the last newline is torn, no error, and reported by its size. A run that
+was continued in further files (`appending.py`) reads as one: each file counts up to where the next one says,
+and the first lines that say so are never shown.
 
-Reading is paged by `Position`, so that nothing is read twice. A position survives a continuation: what was written
-anew stands at the beginning of the next file, byte for byte, so a reader who is already past the cut goes on as many
-bytes into the next file as he was past it.
-"""
+Reading is paged by `Position`, so that nothing is read twice. A position survives a continuation: what was
+written anew stands at the beginning of the next file, byte for byte, so a reader who is already past the cut
+goes on as many bytes into the next file as he was past it."""
 
 from __future__ import annotations
 
@@ -50,7 +49,8 @@ class Record(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some records in order. `position` is where the next page begins; `at_end` when there is nothing more now."""
+    """Some records in order. `position` is where the next page begins; `at_end` when there is nothing more
+    now."""
 
     records: list[Record]
     position: Position
@@ -84,10 +84,11 @@ def read_page(
     max_bytes: int = MAX_PAGE_BYTES,
     max_records: int | None = None,
 ) -> Page:
-    """The records from `position`, at least one if there is one, none beyond `until` records of the whole run.
+    """The records from `position`, at least one if there is one, none beyond `until` records of the whole
+    run.
 
-    `FileNotFoundError` when there is no such run, another `OSError` when its files cannot be read or are no files.
-    """
+    `FileNotFoundError` when there is no such run, another `OSError` when its files cannot be read or are no
+    files."""
     records: list[Record] = []
     size = 0
     with _reading(disk, layout, ref) as reading:
@@ -225,6 +226,7 @@ class _Reading:
         try:
             header = _HEADER.decode(first)
         except msgspec.DecodeError:
-            # Damaged: then nothing says where the file before ends, and its lines are all shown, this one among them.
+            # Damaged: then nothing says where the file before ends, and its lines are all shown, this one
+            # among them.
             return _Beginning(None, Position(0, segment))
         return _Beginning(header.previous_bytes, Position(0, segment, len(first) + 1, 1))

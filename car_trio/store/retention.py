@@ -1,4 +1,5 @@
-"""Which runs have to go, and the line that stays of each (protocol `runs.md` section 3). Pure: no disk, no clock."""
+"""Which runs have to go, and the line that stays of each (protocol `runs.md` section 3). Pure: no disk, no
+clock."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class _Tombstone(msgspec.Struct, omit_defaults=True):
 def expired(
     rows: Iterable[CatalogRow], now: datetime, max_per_agent: int, max_age_days: float
 ) -> list[Expired]:
-    """The ended runs beyond either limit, the one that ended first in front. Open runs stay and do not count."""
+    """The ended runs beyond either limit, the one that ended first in front. Open runs stay and do not
+    count."""
     cutoff = ended_before(now, max_age_days)
     places: dict[str, int] = {}
     gone: list[Expired] = []
@@ -90,7 +92,8 @@ def tombstone(row: CatalogRow, why: str, removed_at: str) -> bytes:
 
 
 def read_limits(layout: Layout) -> Limits:
-    """The limits of the root's `config.toml`. A missing or broken key has its own default; broken ones are logged."""
+    """The limits of the root's `config.toml`. A missing or broken key has its own default; broken ones are
+    logged."""
     try:
         text = layout.config.read_text()
         table = tomllib.loads(text).get("runs", {})

@@ -1,7 +1,7 @@
 """Which runs there are: asked of the catalog, and of the run files when the catalog cannot answer.
 
-For threads. Reading changes nothing on disk. The catalog is opened when it is first needed and anew after it failed,
-so an index may be older than the catalog it reads and may outlive the daemon beside which it reads.
+For threads. Reading changes nothing on disk. The catalog is opened when it is first needed and anew after it
+failed, so an index may be older than the catalog it reads and may outlive the daemon beside which it reads.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import TypeVar
 
 from car_trio.store.catalog import fold
 from car_trio.store.catalog_reader import CatalogReader, decode_cursor, encode_cursor, open_reader, utc_time
 from car_trio.store.disk import Disk
 from car_trio.store.layout import Layout
+from car_trio.store.retention import ended_before
 from car_trio.store.survey import all_rows, find_run, summarize
-from car_trio.wire.runs import CatalogRow, SearchRuns
+from car_trio.wire.runs import CatalogRow, SearchRuns, rfc3339
 
 LOG = logging.getLogger("car_trio.store")
 T = TypeVar("T")
@@ -76,6 +78,14 @@ class RunIndex:
             return _page(all_rows(self._disk, self._layout, agent_id), cursor, limit)
 
         return self._ask(in_catalog, in_files)
+
+    def retention_candidates(self, now: datetime, max_per_agent: int, max_age_days: float) -> _Rows:
+        """The rows among which `retention.expired` finds all that has to go: a superset, cheap to find."""
+        cutoff = ended_before(now, max_age_days)
+        return self._ask(
+            lambda reader: reader.retention_candidates(max_per_agent, None if cutoff is None else rfc3339(cutoff)),
+            lambda: all_rows(self._disk, self._layout),
+        )
 
     def _ask(self, catalog: Callable[[CatalogReader], T], files: Callable[[], T]) -> T:
         reader = self._open()

@@ -1,8 +1,7 @@
 """`RunStore`: a run store as a library, without a daemon and without Trio (protocol `runs.md` section 3).
 
-Reading changes nothing on disk and works beside a running daemon; a run in progress is read from its file. Whatever
-writes takes the store's lock for its duration.
-"""
+Reading changes nothing on disk and works beside a running daemon; a run in progress is read from its file.
+Whatever writes takes the store's lock for its duration."""
 
 from __future__ import annotations
 
@@ -43,7 +42,8 @@ _KNOWN: msgspec.json.Decoder[RunRecord] = msgspec.json.Decoder(Started | Turn | 
 
 
 class RunStore:
-    """The runs under a state root. Methods that read raise `OSError` when a file that is there cannot be read."""
+    """The runs under a state root. Methods that read raise `OSError` when a file that is there cannot be
+    read."""
 
     def __init__(self, root: Path | str) -> None:
         self._layout = Layout(root)

@@ -1,9 +1,8 @@
 """What the run files themselves say, for when the catalog is not there, not trusted or behind.
 
-`survey` looks at names only: which runs there are, how large, when changed. `summarize` reads one run and makes its
-catalog row. What does not belong among the files is logged and left alone: a link in place of an agent's directory
-or of a run's file is never followed.
-"""
+`survey` looks at names only: which runs there are, how large, when changed. `summarize` reads one run and
+makes its catalog row. What does not belong among the files is logged and left alone: a link in place of an
+agent's directory or of a run's file is never followed."""
 
 from __future__ import annotations
 
@@ -41,7 +40,8 @@ _TOOL = msgspec.json.Decoder(_TurnTool)
 
 
 def survey(disk: Disk, layout: Layout) -> Iterator[Found]:
-    """Every run under the root. No file is opened. A run needs its first file; continuations alone are none."""
+    """Every run under the root. No file is opened. A run needs its first file; continuations alone are
+    none."""
     for agent_id in agents(disk, layout):
         yield from survey_agent(disk, layout, agent_id)
 
@@ -110,9 +110,8 @@ def measure(disk: Disk, layout: Layout, ref: RunRef) -> Found:
 def summarize(disk: Disk, layout: Layout, ref: RunRef) -> CatalogRow:
     """The catalog row of a run, from its files. `FileNotFoundError` when there is no such run.
 
-    Agent and run are what the names say. A run whose first line is damaged has an empty intent and began when its
-    file was last changed, for want of a better word.
-    """
+    Agent and run are what the names say. A run whose first line is damaged has an empty intent and began when
+    its file was last changed, for want of a better word."""
     _, size, mtime_ns = measure(
         disk, layout, ref
     )  # before reading: a row may be behind its files, never ahead

@@ -1,7 +1,6 @@
-"""Waiting for the disk in several threads at once: syncs of different files overlap, which is what makes a group
-commit over many runs cheap. The threads only sync; nothing is decided here. With no threads everything runs in the
-caller's.
-"""
+"""Waiting for the disk in several threads at once: syncs of different files overlap, which is what makes a
+group commit over many runs cheap. The threads only sync; nothing is decided here. With no threads everything
+runs in the caller's."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from queue import SimpleQueue
 
 Sync = Callable[[], None]
 _Job = tuple[int, Sync]
-_Result = tuple[int, OSError | BaseException | None]
+_Result = tuple[int, Exception | None]
 
 
 class SyncThreads:
@@ -58,7 +57,7 @@ class SyncThreads:
             position, sync = job
             try:
                 self._results.put((position, _attempt(sync)))
-            except BaseException as bug:
+            except Exception as bug:
                 self._results.put((position, bug))
 
 

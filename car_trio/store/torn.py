@@ -26,7 +26,8 @@ def end_of_lines(disk: Disk, descriptor: int, *, before: int | None = None) -> i
 
 
 def cut_tail_off(disk: Disk, path: Path) -> int:
-    """Move the torn tail of a file aside; returns its bytes. A file without a whole line vanishes altogether."""
+    """Move the torn tail of a file aside; returns its bytes. A file without a whole line vanishes
+    altogether."""
     descriptor = disk.open_append(path)
     try:
         end = end_of_lines(disk, descriptor)

@@ -1,10 +1,10 @@
-"""What the journal's thread does with a batch: write, sync, remember in the catalog. It knows no clock and no loop.
+"""What the journal's thread does with a batch: write, sync, remember in the catalog. It knows no clock and no
+loop.
 
-A batch is everything that gathered while the one before it was on its way. Per file one write, then one sync of all
-files that need it, at the same time: group commit. What failed is reported per file, so trouble with one run is no
-trouble for the others, and nothing that failed counts (`appending.py`), so the journal hands the same puts over
-again later, in the same order.
-"""
+A batch is everything that gathered while the one before it was on its way. Per file one write, then one sync
+of all files that need it, at the same time: group commit. What failed is reported per file, so trouble with
+one run is no trouble for the others, and nothing that failed counts (`appending.py`), so the journal hands
+the same puts over again later, in the same order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ _KNOWN_DIRECTORIES = 10_000
 
 @dataclass(slots=True, eq=False)
 class Append:
-    """One put as the thread sees it. `sync` holds for files that are no run; runs follow the durability mode."""
+    """One put as the thread sees it. `sync` holds for files that are no run; runs follow the durability
+    mode."""
 
     target: Target
     payload: bytes
@@ -122,7 +123,8 @@ class Writer:
         return landed
 
     def index(self) -> list[Indexed]:
-        """Write the rows whose lines are synced; returns whom to tell. A failure keeps them for the next time."""
+        """Write the rows whose lines are synced; returns whom to tell. A failure keeps them for the next
+        time."""
         if not self._rows and not self._gone:
             return []
         if self._catalog is not None:
@@ -143,7 +145,8 @@ class Writer:
             return None
 
     def close(self, *, clean: bool) -> None:
-        """Sync what waits, give all descriptors back, close the catalog; `clean` when nothing was left unwritten."""
+        """Sync what waits, give all descriptors back, close the catalog; `clean` when nothing was left
+        unwritten."""
         landed = Landed()
         if self._durability != "os":
             self._flush(landed)
@@ -294,7 +297,8 @@ class Writer:
         return freed
 
     def _let_go(self, held: int | None = None) -> None:
-        """Close the descriptors used longest ago, down to the number that may be held; what is dirty stays."""
+        """Close the descriptors used longest ago, down to the number that may be held; what is dirty
+        stays."""
         surplus = len(self._files) - (self._held_files if held is None else held)
         for target in list(self._files) if surplus > 0 else ():
             if self._files[target].forgettable:
@@ -302,6 +306,12 @@ class Writer:
                 surplus -= 1
             if surplus <= 0:
                 return
+
+
+def cause_of(error: OSError) -> str:
+    """What went wrong, and with which file, for people."""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"
 
 
 def unlink_run(disk: Disk, layout: Layout, ref: RunRef) -> int:

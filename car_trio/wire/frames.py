@@ -18,6 +18,7 @@ MAX_ID_BYTES = 256
 """An id is echoed in every reply and kept while the request runs; a client that needs more is not one."""
 
 NULL = b"null"
+NULL_RAW = Raw(NULL)
 
 
 class Frame(Struct):
@@ -35,7 +36,19 @@ class ErrorObject(Struct):
 
     message: str
     code: int = 0
-    data: Any = None
+    data: Raw = NULL_RAW
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the client says that trying again is of no use."""
+        try:
+            return msgspec.json.decode(self.data, type=_Terminal).terminal is True
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+
+
+class _Terminal(Struct):
+    terminal: bool = False
 
 
 _decode_frame = msgspec.json.Decoder(Frame).decode

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def refused(*arguments: str, **environment: str) -> str:
     """Runs a command that must not start: it ends with 2 and one line on standard error, which is returned."""
     ended = subprocess.run(
         command(*arguments),
+        check=False,
         env=clean_environment(environment),
         capture_output=True,
         text=True,
@@ -196,9 +198,13 @@ class DaemonProcess:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def sockets(self) -> int:
-        """How many of the descriptors are sockets; a link that is gone by the time it is read is not one."""
-        links = Path(f"/proc/{self.pid}/fd").iterdir()
-        return sum(os.path.realpath(link).rsplit("/", 1)[-1].startswith("socket:") for link in links)
+        """How many of the descriptors are sockets."""
+        count = 0
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            # One that is closed between the listing and the look is none.
+            with suppress(FileNotFoundError):
+                count += str(link.readlink()).startswith("socket:")
+        return count
 
     def resident_kib(self) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()

@@ -31,7 +31,7 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-class Gone(Exception):  # noqa: N818 - how a connection ended, not a defect
+class Gone(Exception):
     """The daemon closed or reset the connection."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ MIB = 1024 * 1024
 
 
 def is_well(daemon: DaemonProcess) -> bool:
+    """Whether a new connection is let in and answered."""
     with RawPeer(daemon.port) as peer:
         return peer.ask() == 101 and peer.call("server.health")["result"]["ok"] is True
 
@@ -66,8 +68,8 @@ def unharmed(daemon: DaemonProcess) -> Iterator[None]:
     until(lambda: daemon.sockets() == daemon.idle_sockets, "nobody is connected")
     descriptors, memory, log = daemon.descriptors(), daemon.resident_kib(), len(daemon.said())
     yield
-    assert is_well(daemon)
     until(lambda: daemon.sockets() == daemon.idle_sockets, "connections are given back")
+    assert is_well(daemon)
     until(lambda: daemon.descriptors() <= descriptors, "descriptors are given back")
     assert daemon.resident_kib() < memory + GROWTH_KIB
     assert "Traceback" not in daemon.said()[log:]
@@ -149,10 +151,9 @@ def test_a_handshake_byte_by_byte_and_a_message_byte_by_byte_are_understood(targ
 
 def test_a_message_that_comes_with_the_handshake_is_not_lost(target: DaemonProcess) -> None:
     with RawPeer(target.port) as peer:
-        peer.send(http_request() + request("server.health") + frame(CLOSE, b"\x03\xe8"))
+        peer.send(http_request() + request("server.health") + request("server.health", None, 2))
         assert peer.status() == 101
-        assert peer.reply()["result"]["ok"]
-        assert peer.close_code() == 1000
+        assert [peer.reply()["id"], peer.reply()["id"]] == [1, 2]
 
 
 def test_who_does_not_finish_the_handshake_or_does_not_authenticate_is_hung_up_on(
@@ -250,6 +251,15 @@ def test_the_65th_stranger_is_told_to_come_back_and_is_let_in_when_another_has_l
         known_now = strangers.pop()
         assert "result" in known_now.call("session.auth", {"token": target.token})
         until(is_let_in)
+
+
+def test_beyond_the_limit_of_connections_even_friends_have_to_wait(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon(config="[server]\nmax_connections = 2\n").start()
+    with known(daemon) as friend, known(daemon):
+        with RawPeer(daemon.port) as third:
+            assert third.ask() == 503
+        friend.reset()
+        until(lambda: is_well(daemon), "there is room again")
 
 
 def test_half_open_handshakes_count_as_strangers(target: DaemonProcess) -> None:
@@ -478,29 +488,40 @@ def test_what_is_nested_too_deeply_is_refused_wherever_it_stands(
         assert peer.call("server.health")["result"]["ok"]
 
 
-def test_a_tools_answer_that_is_hostile_is_that_tools_failure(target: DaemonProcess) -> None:
-    answers = [
-        b'{"id":"cb-0","result":' + b"[" * DEEP + b"]" * DEEP + b"}",
-        b'{"id":"cb-1","error":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}",
-        b'{"id":"cb-2","error":"a plain string"}',
-        b'{"id":"cb-3","result":1e999999}',
-        b'{"id":"cb-4","result":"\\ud800"}',
-    ]
+HOSTILE_ANSWERS = {
+    "a deep result": b'"result":' + b"[" * DEEP + b"]" * DEEP,
+    "a deep error": b'"error":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "an error that is a string": b'"error":"no"',
+    "an error without a message": b'"error":{"message":3}',
+    "a number that nothing holds": b'"result":1e999999',
+    "no number": b'"result":NaN',
+    "a lone surrogate": b'"result":"\\udc80"',
+    "half a result": b'"result":{"a":',
+}
+
+
+@pytest.mark.parametrize("answer", HOSTILE_ANSWERS.values(), ids=HOSTILE_ANSWERS.keys())
+def test_a_tools_answer_that_cannot_be_read_is_that_tools_failure(
+    target: DaemonProcess, answer: bytes
+) -> None:
     with known(target) as peer:
         peer.call("tools.register", [{"name": "t"}])
-        for answer in answers:
-            action = {"id": "a", "type": "tool_call", "tool": "t", "parameters": {}}
-            peer.send(request("proposal.submit", {"proposal": {"id": "p", "actions": [action]}}))
-            assert peer.reply()["method"] == "tools.execute"
-            peer.send(text(answer))
-            replies = [peer.reply()]
-            while "result" not in replies[-1] or "results" not in replies[-1]["result"]:
-                replies.append(peer.reply())
-                assert len(replies) < 5, replies
-            assert replies[-1]["result"]["results"][0]["status"] == "failed", answer[:40]
-        for stray in (b'{"id":"cb-0","result":1}', b'{"id":"cb-99","result":1}', b'{"id":7,"error":{}}'):
+        action = {"id": "a", "type": "tool_call", "tool": "t", "parameters": {}}
+        peer.send(request("proposal.submit", {"proposal": {"id": "p", "actions": [action]}}))
+        assert peer.reply()["id"] == "cb-0"
+        peer.send(text(b'{"jsonrpc":"2.0","id":"cb-0",' + answer + b"}"))
+        while "result" not in (reply := peer.reply()):
+            assert reply["error"]["code"] in {-32600, -32700}
+        (row,) = reply["result"]["results"]
+        assert row["status"] == "failed"
+        assert "malformed" in row["error"] or "invalid tool result" in row["error"]
+
+
+def test_answers_that_nobody_waits_for_are_dropped(target: DaemonProcess) -> None:
+    with known(target) as peer:
+        for stray in (b'{"id":"cb-0","result":1}', b'{"id":"cb-99","error":3}', b'{"id":7,"error":{}}'):
             peer.send(text(stray))
-        assert peer.call("server.health")["result"]["ok"]
+        assert peer.call("server.health")["id"] == 1
 
 
 # Resets
@@ -586,18 +607,26 @@ def test_too_many_requests_in_flight_are_refused_one_by_one(target: DaemonProces
         assert {reply["error"]["code"] for reply in refused} == {-32010}
 
 
-def test_who_never_reads_is_cut_and_its_memory_given_back(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon(config="[server]\nwrite_stall_seconds = 0.2\n").start()
-    with unharmed(warm(daemon)), known(daemon) as glutton, known(daemon) as pinger, known(daemon) as bystander:
-        before = daemon.descriptors()
-        glutton.call("state.set", {"key": "k", "value": "x" * MIB})
-        for peer, data in (
-            (glutton, request("state.get", {"key": "k"}) * 200),
-            (pinger, frame(PING, bytes(125)) * 200_000),
-        ):
-            with contextlib.suppress(Gone):
-                peer.send(data)
-        until(lambda: daemon.descriptors() <= before - 2, "both are cut while they hold on")
+@pytest.mark.parametrize(
+    ("stall_seconds", "flood"),
+    [
+        (0.2, request("state.get", {"key": "k"}) * 16),
+        (3600, request("state.get", {"key": "k"}) * 120),
+        (3600, frame(PING, bytes(125)) * 700_000),
+    ],
+    ids=["it accepts nothing for too long", "too much waits for it", "too many pongs wait for it"],
+)
+def test_who_never_reads_is_cut_and_its_memory_given_back(
+    make_daemon: MakeDaemon, stall_seconds: float, flood: bytes
+) -> None:
+    daemon = warm(make_daemon(config=f"[server]\nwrite_stall_seconds = {stall_seconds}\n").start())
+    with unharmed(daemon), known(daemon) as bystander:
+        with known(daemon) as glutton:
+            glutton.call("state.set", {"key": "k", "value": "x" * MIB})
+            both = daemon.sockets()
+            with contextlib.suppress(Gone, TimeoutError):
+                glutton.send(flood)
+            until(lambda: daemon.sockets() < both, "it is cut while it holds on")
         assert bystander.call("server.health")["result"]["ok"]
 
 
@@ -606,6 +635,24 @@ def test_notifications_that_mean_nothing_are_taken_in_silence(target: DaemonProc
         for message in (b'{"method":"no.such"}', b'{"method":"runs.complete","params":3}', b'{"method":""}'):
             peer.send(text(message) * 2000)
         assert peer.call("server.health")["id"] == 1
+
+
+def test_running_out_of_descriptors_is_waited_out_and_open_runs_go_on(make_daemon: MakeDaemon) -> None:
+    daemon = warm(make_daemon().start())
+    with unharmed(daemon), daemon.client("alice") as alice:
+        run_id = start_run(alice)
+        record(alice, run_id, 0)
+        few = daemon.descriptors() + 10
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (few, few))
+        with contextlib.ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(RawPeer(daemon.port))
+            until(lambda: "cannot accept a connection" in daemon.said())
+            assert record(alice, run_id, 1)["ok"]
+        until(lambda: daemon.sockets() == daemon.idle_sockets + 1, "all but one are gone")
+        assert is_well(daemon)
+        assert complete(alice, run_id)["ok"]
+        assert len(daemon.records(run_id)) == 4
 
 
 def test_many_connections_come_and_go(target: DaemonProcess) -> None:
@@ -632,15 +679,9 @@ def test_a_foreign_run_answers_byte_for_byte_like_an_unknown_one(daemon: DaemonP
             ("runs.record_turns", {"turns": turns}),
             ("runs.record_turns", {"turns": [{"tool": "x" * 300_000}]}),
             ("runs.complete", {"outcome": outcome}),
-            ("runs.start", {"intent": "i", "agent_id": "mallory", "idempotency_key": run_id}),
         ):
             peer.send(request(method, {"run_id": run_id, **more}))
-            if method != "runs.start":
-                said.append(peer.reply_bytes().replace(run_id.encode(), unknown.encode()))
-            elif run_id != unknown:
-                refusal = json.loads(peer.reply_bytes())["error"]
-                assert refusal == {"code": -32603, "message": refusal["message"]}
-                assert refusal["message"].startswith("idempotency_key cannot be used")
+            said.append(peer.reply_bytes().replace(run_id.encode(), unknown.encode()))
         return said
 
     with daemon.client("alice") as alice:
@@ -659,6 +700,12 @@ def test_a_foreign_run_answers_byte_for_byte_like_an_unknown_one(daemon: DaemonP
                 for run_id in (open_run, ended):
                     assert answers(peer, run_id) == expected
                     assert answers(peer, run_id) == expected
+            keyed = [
+                bound.call("runs.start", {"intent": "i", "idempotency_key": run_id})["error"]
+                for run_id in (open_run, ended)
+            ]
+        assert keyed[0] == keyed[1]
+        assert (keyed[0]["code"], keyed[0]["message"]) == (-32603, "idempotency_key cannot be used")
         assert len(daemon.records(open_run)) == 2
         assert complete(alice, open_run)["ok"]
 
@@ -675,7 +722,9 @@ def test_another_agents_list_is_refused_before_anything_is_looked_up(daemon: Dae
     assert there["message"].startswith("not authorized for agent 'alice'")
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/abs", "..", ".", "a/b", "~", "%2e%2e", "\u202eevil", "CON"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/abs", "..", ".", "a/b", "~", "%2e%2e", "\u202eevil", "CON"]
+)
 def test_a_name_that_looks_like_a_path_stays_a_name(daemon: DaemonProcess, name: str, tmp_path: Path) -> None:
     outside = {path for path in tmp_path.rglob("*") if daemon.home not in (path, *path.parents)}
     with daemon.client(name) as client:

@@ -142,6 +142,27 @@ def test_every_open_run_of_a_dropped_connection_ends_not_only_the_current_one(da
         assert daemon.end_of(kept) is None
 
 
+def test_a_drop_within_a_tool_call_is_a_turn_that_says_so_before_the_end(daemon: DaemonProcess) -> None:
+    with daemon.client("alice") as alice:
+        run_id = start_run(alice)
+        alice.call("tools.register", [{"name": "slow"}])
+        steps = [
+            {"id": "first", "type": "state_write", "parameters": {"key": "k", "value": 1}},
+            {"id": "second", "type": "tool_call", "tool": "slow", "parameters": {}},
+            {"id": "third", "type": "state_write", "parameters": {"key": "k", "value": 2}},
+        ]
+        alice.ask("proposal.submit", {"proposal": {"id": "p", "actions": steps}})
+        alice.request()
+    until(lambda: daemon.end_of(run_id))
+    turns = daemon.records(run_id)[1:-1]
+    assert [(turn["action_id"], turn["status"]) for turn in turns] == [
+        ("first", "succeeded"),
+        ("second", "failed"),
+        ("third", "skipped"),
+    ]
+    assert turns[1]["error"] == "tool 'slow' callback channel closed"
+
+
 def test_the_runs_of_two_agents_do_not_mix_on_one_connection(daemon: DaemonProcess) -> None:
     def plan(number: int) -> dict[str, Any]:
         action = {"id": "a", "type": "state_write", "parameters": {"key": "k", "value": number}}
@@ -309,7 +330,7 @@ def test_zero_is_no_limit_for_either_criterion(daemon: DaemonProcess) -> None:
     assert not (daemon.home / "deleted-runs.jsonl").exists()
     config.write_text("[runs]\nmax_per_agent = 2\nmax_age_days = 0\n")
     daemon.start()
-    until(lambda: (daemon.home / "deleted-runs.jsonl").exists(), "the limit that is set holds")
+    until((daemon.home / "deleted-runs.jsonl").exists, "the limit that is set holds")
     daemon.restart()
     assert set(listed(daemon)) == set(runs[1:])
     daemon.stop()
@@ -344,7 +365,7 @@ def test_everything_under_the_home_is_private_even_when_the_umask_allows_all(mak
     (daemon.home / "config.toml").write_text("[runs]\nmax_per_agent = 1\n")
     (daemon.home / "config.toml").chmod(0o600)
     daemon.start()
-    until(lambda: (daemon.home / "deleted-runs.jsonl").exists(), "a tombstone")
+    until((daemon.home / "deleted-runs.jsonl").exists, "a tombstone")
     assert daemon.stop() == 0
     for found in (serving, modes(daemon.home)):
         assert {path: oct(mode) for path, mode in found.items() if mode not in (0o600, 0o700)} == {}

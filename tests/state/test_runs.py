@@ -13,7 +13,7 @@ from car_trio.state.runs import Lookup, RunRegistry, slug
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, TurnTooLarge, narrated
 from car_trio.wire.errors import Refusal, storage_degraded
-from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, StartRun
+from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, RunRef, StartRun
 
 
 class Ticket:

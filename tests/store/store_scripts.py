@@ -1,9 +1,11 @@
-"""What the store's tests share: lines of records, and a script of two runs played into a journal on any disk."""
+"""What the store's tests share: lines of records, and a script of two runs played into a journal on any
+disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from car_trio.store.disk import Disk
-from car_trio.store.journal import open_journal
+from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.reader import read_records
 from car_trio.wire.errors import Refusal
@@ -89,14 +91,7 @@ def play(disk: SimDisk, *, watch: Callable[[Played], None] | None = None, **opti
             **{"keep_free_bytes": 0, **options},
         ) as journal:
             for step in SCRIPT:
-                for ref, lines in step:
-                    played.put.setdefault(ref, []).extend(lines)
-                    true = played.true.setdefault(ref, [])
-                    journal.put(ref, lines, durable=lambda true=true, lines=lines: true.extend(lines)).then(
-                        played.settled.append
-                    )
-                while len(played.settled) < _puts_up_to(step):
-                    await trio.sleep(0.1)
+                await settle_step(journal, step, played)
 
     if watch is not None:
         disk.on_step = lambda: watch(played)
@@ -104,5 +99,18 @@ def play(disk: SimDisk, *, watch: Callable[[Played], None] | None = None, **opti
     return played
 
 
-def _puts_up_to(step: list[tuple[RunRef, list[bytes]]]) -> int:
-    return sum(len(earlier) for earlier in SCRIPT[: SCRIPT.index(step) + 1])
+async def settle_step(journal: Journal, step: list[tuple[RunRef, list[bytes]]], played: Played) -> None:
+    """Put everything of a step and wait for the journal's word on all of it."""
+    all_settled = trio.Event()
+    expected = len(played.settled) + len(step)
+
+    def settled(word: Refusal | None) -> None:
+        played.settled.append(word)
+        if len(played.settled) == expected:
+            all_settled.set()
+
+    for ref, lines in step:
+        played.put.setdefault(ref, []).extend(lines)
+        true = played.true.setdefault(ref, [])
+        journal.put(ref, lines, durable=partial(true.extend, lines)).then(settled)
+    await all_settled.wait()

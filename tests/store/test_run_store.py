@@ -63,7 +63,12 @@ def test_runs_are_listed_newest_first_with_what_their_files_say(layout: Layout) 
     write(layout, B, started(B, at="2026-11-20T09:30:00.000000Z"), turn(0))
     store = RunStore.from_journal_dir(layout.root / "journals")
     newest, oldest = store.list_runs("agent")
-    assert (newest.run_id, newest.status, newest.turn_count, newest.ended_at) == ("run-b", "in_progress", 1, None)
+    assert (newest.run_id, newest.status, newest.turn_count, newest.ended_at) == (
+        "run-b",
+        "in_progress",
+        1,
+        None,
+    )
     assert (oldest.run_id, oldest.status, oldest.turn_count) == ("run-a", "incomplete", 3)
     assert oldest.bytes == layout.run_file(A).stat().st_size
 
@@ -85,7 +90,11 @@ def test_reading_changes_nothing_on_disk_and_makes_no_root(layout: Layout, tmp_p
     store.list_runs("agent"), store.get_run_trace("run-a"), store.agent_for_run("run-a")
     assert names(tmp_path) == before
     elsewhere = RunStore(tmp_path / "none")
-    assert (elsewhere.list_runs("a"), elsewhere.get_run_trace("r"), elsewhere.agent_for_run("r")) == ([], None, None)
+    assert (elsewhere.list_runs("a"), elsewhere.get_run_trace("r"), elsewhere.agent_for_run("r")) == (
+        [],
+        None,
+        None,
+    )
     assert not (tmp_path / "none").exists()
 
 

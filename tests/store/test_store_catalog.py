@@ -107,7 +107,8 @@ def test_a_list_is_paged_newest_first_without_gaps_or_repeats(layout: Layout, di
     reader = filled(layout, disk, [*rows, *many(5, "other")])
     files = [found.run_id for found in reader.list("agent").rows]
     assert files == [
-        found.run_id for found in sorted(rows, key=lambda found: (found.started_at, found.run_id), reverse=True)
+        found.run_id
+        for found in sorted(rows, key=lambda found: (found.started_at, found.run_id), reverse=True)
     ]
     for limit in (1, 7, 49, 50, 51):
         paged: list[str] = []
@@ -135,7 +136,9 @@ def test_a_cursor_that_is_none_of_ours_is_refused(layout: Layout, disk: Disk, cu
 
 
 SEARCHED = [
-    row(A, intent="Fix the Größe of doors", tools=["db_query", "echo"], outcome="failure", status="completed"),
+    row(
+        A, intent="Fix the Größe of doors", tools=["db_query", "echo"], outcome="failure", status="completed"
+    ),
     row(B, intent="paint", summary="the DOOR is red", started_at="2026-11-20T09:30:00.000000Z"),
     row(C, intent="paint", outcome_description="windows_too", started_at="2026-11-20T10:00:00.000000Z"),
 ]
@@ -215,7 +218,9 @@ def test_the_newest_fifty_of_ten_thousand_are_found_by_the_index_alone(layout: L
         "EXPLAIN QUERY PLAN SELECT * FROM runs WHERE agent_id = 'a' AND started_at <= 'x' AND "
         "(started_at < 'x' OR run_id < 'y') ORDER BY started_at DESC, run_id DESC LIMIT 51"
     ).fetchall()
-    open_plan = connection.execute("EXPLAIN QUERY PLAN SELECT agent_id FROM runs WHERE ended_at IS NULL").fetchall()
+    open_plan = connection.execute(
+        "EXPLAIN QUERY PLAN SELECT agent_id FROM runs WHERE ended_at IS NULL"
+    ).fetchall()
     connection.close()
     assert "runs_listed" in str(plan) and "TEMP B-TREE" not in str(plan)
     assert "runs_open" in str(open_plan)
@@ -437,7 +442,9 @@ def test_reading_a_store_at_rest_changes_nothing_on_disk(layout: Layout, disk: D
     }
 
 
-def test_with_the_daemon_down_and_something_left_in_the_wal_the_files_are_read(layout: Layout, disk: Disk) -> None:
+def test_with_the_daemon_down_and_something_left_in_the_wal_the_files_are_read(
+    layout: Layout, disk: Disk
+) -> None:
     write(layout, A, *a_run(A))
     catalog = boot(layout, disk)
     assert open_reader(layout, disk) is None

@@ -1,4 +1,5 @@
-"""A disk that fails at every place there is, in every way: nothing acknowledged is lost, nothing is there twice."""
+"""A disk that fails at every place there is, in every way: nothing acknowledged is lost, nothing is there
+twice."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 
 from car_trio.store.orphans import adopt_orphans
 from tests.sim_disk import Fault, SimDisk
-from tests.store.store_scripts import LAYOUT, SCRIPT, Played, lines_of, play
+from tests.store.store_scripts import LAYOUT, SCRIPT, A, Played, lines_of, play, started
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EMFILE, errno.EINTR]
 MODES = ["always", "interval", "os"]
@@ -34,6 +35,9 @@ def survives(fault: Fault, mode: str, *others: Fault) -> bool:
     for ref, lines in played.put.items():
         assert lines_of(disk, ref) == lines
         assert played.true[ref] == lines
+    if mode != "os":
+        after = disk.crash(random.Random(fault.at))
+        assert all(lines_of(after, ref) == lines for ref, lines in played.put.items()), "closing syncs all"
     assert played.settled == [None] * sum(len(step) for step in SCRIPT)
     assert played.health[1::2] == [None] * (len(played.health) // 2), "every trouble heals"
     assert None not in played.health[::2] and len(played.health) % 2 == 0
@@ -65,8 +69,8 @@ def test_half_a_write_that_cannot_be_cut_back_is_continued_in_a_new_file(mode: s
         )
 
 
-@pytest.mark.parametrize("mode", ["always", "interval"])
-def test_two_faults_in_a_row_lose_nothing_and_double_nothing(mode: str) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_several_faults_in_a_row_lose_nothing_and_double_nothing(mode: str) -> None:
     choice = random.Random(7)
     for _ in range(400):
         first = choice.randint(1, 60)
@@ -78,7 +82,8 @@ def test_two_faults_in_a_row_lose_nothing_and_double_nothing(mode: str) -> None:
 
 
 def images(mode: str, seeds: int, *faults: Fault) -> Iterator[tuple[SimDisk, Played]]:
-    """What a power cut may leave at every operation of the script, with what had been said to be true by then."""
+    """What a power cut may leave at every operation of the script, with what had been said to be true by
+    then."""
     found: list[tuple[SimDisk, Played]] = []
     disk = prepared()
     choice = random.Random(f"{mode} {faults and faults[0].at}")
@@ -99,7 +104,7 @@ def is_subsequence(some: list[bytes], whole: list[bytes]) -> bool:
 
 
 def assert_true_after_cut(disk: SimDisk, played: Played, *, all_there: bool) -> None:
-    adopt_orphans(disk, LAYOUT, None)
+    adopted = adopt_orphans(disk, LAYOUT, None).adopted
     for ref, lines in played.put.items():
         there = lines_of(disk, ref)
         read = [line for line in there if line in lines]
@@ -108,7 +113,11 @@ def assert_true_after_cut(disk: SimDisk, played: Played, *, all_there: bool) -> 
         if all_there:
             assert read[: len(played.true[ref])] == played.true[ref]
         assert not there or sum(b'"ended"' in line for line in there) == 1
-        assert adopt_orphans(disk, LAYOUT, None).adopted == []
+    for seed in range(3):
+        again = disk.crash(random.Random(seed))
+        assert not set(adopted) & set(adopt_orphans(again, LAYOUT, None).adopted)
+        for ref in adopted:
+            assert lines_of(again, ref) == lines_of(disk, ref), "an adoption survives a power cut"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -141,3 +150,27 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged_in_any_mode(mode: 
         assert_true_after_cut(after, said, all_there=True)
 
     play(disk, watch=kill, durability=mode, **OPTIONS)
+
+
+def test_a_run_whose_name_an_earlier_process_had_not_synced_survives_once_something_is_acknowledged() -> None:
+    disk = prepared()
+    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
+    descriptor = disk.create(LAYOUT.run_file(A))
+    disk.write(descriptor, started(A) + b"\n")
+    killed = disk.restart()
+
+    def lose_power(played: Played) -> None:
+        if played.true.get(A):
+            for seed in range(20):
+                assert started(A) in lines_of(killed.crash(random.Random(seed)), A)
+
+    play(killed, watch=lose_power)
+
+
+def test_an_adopted_run_survives_with_its_directory_even_if_nobody_had_synced_that() -> None:
+    disk = prepared()
+    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
+    disk.write(disk.create(LAYOUT.run_file(A)), started(A) + b"\n")
+    assert adopt_orphans(disk, LAYOUT, None).adopted == [A]
+    for seed in range(20):
+        assert len(lines_of(disk.crash(random.Random(seed)), A)) == 2

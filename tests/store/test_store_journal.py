@@ -20,8 +20,12 @@ from car_trio.store import journal as journal_module
 from car_trio.store import writing
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
-from car_trio.store.journal import KEPT_BYTES, Journal, Ticket, open_journal
+from car_trio.store.gathering import Gathering, Put
+from car_trio.store.journal import KEPT_BYTES, Journal, open_journal
 from car_trio.store.layout import Layout
+from car_trio.store.syncing import SyncThreads
+from car_trio.store.tickets import Ticket
+from car_trio.store.writing import Landed
 from car_trio.wire.errors import STORAGE_DEGRADED, Refusal
 from car_trio.wire.runs import CatalogRow, RunRef
 from tests.sim_disk import ROOT, Fault, SimDisk
@@ -244,6 +248,65 @@ async def test_while_a_disk_is_full_what_was_accepted_is_kept_and_written_when_i
     assert lines_of(place.disk, A) == [started(A), turn(0), turn(1), ended(A)]
 
 
+async def test_a_put_never_overtakes_one_of_the_same_run_that_failed(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    told = Told()
+    async with place.journal() as journal:
+        place.disk.faults = [Fault(1, errno.EIO, kind="write")]
+        told.put(journal, A, started(A))
+        told.put(journal, A, turn(0))
+        await trio.sleep(0.1)
+        assert journal.degraded is not None
+        told.put(journal, A, turn(1))
+        await trio.sleep(0.1)
+        assert told == []
+        await trio.sleep(0.1)
+    assert told.true == [started(A), turn(0), turn(1)]
+    assert lines_of(place.disk, A) == [started(A), turn(0), turn(1)]
+
+
+def gathered(target: RunRef, payload: bytes) -> Put:
+    return Put(writing.Append(target, payload), None, 0, Ticket())
+
+
+def test_what_arrives_while_kept_puts_are_tried_again_goes_behind_them_and_is_not_forgotten() -> None:
+    gathering = Gathering()
+    first, second, third, other = (gathered(ref, b"x") for ref in (A, A, A, B))
+    gathering.add(first)
+    assert gathering.land(gathering.take(again=False, flush=False), Landed(failed={A: OSError()})) == []
+    gathering.add(second)
+    gathering.add(other)
+    batch = gathering.take(again=True, flush=False)
+    assert batch.puts == [first, second, other]
+    gathering.add(third)
+    assert gathering.land(batch, Landed()) == [first, second, other]
+    assert gathering.take(again=False, flush=False).puts == [third]
+    gathering.add(first)
+    gathering.land(gathering.take(again=False, flush=False), Landed(failed={A: OSError()}))
+    gathering.land(gathering.take(again=True, flush=False), Landed(failed={A: OSError()}))
+    assert gathering.kept == {A: [first]}
+
+
+async def test_a_second_trouble_is_tried_again_as_soon_as_the_first_was(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.journal() as journal:
+        for _ in range(2):
+            place.disk.broken = {"write": errno.EIO}
+            ticket = journal.put(A, [turn(0)], durable=lambda: None)
+            await trio.sleep(3)
+            place.disk.heal()
+            await settled(ticket)
+            place.disk.broken = {}
+            place.disk.begin()
+            place.disk.faults = [Fault(1, errno.EIO, kind="write")]
+            began = trio.current_time()
+            await settled(journal.put(A, [turn(0)], durable=lambda: None))
+            assert trio.current_time() - began == pytest.approx(0.25)
+            place.disk.faults = []
+
+
 async def test_a_kept_put_is_tried_again_with_a_pause_that_doubles_up_to_five_seconds(
     place: Place, autojump_clock: MockClock
 ) -> None:
@@ -268,12 +331,14 @@ async def test_trouble_with_one_file_is_no_trouble_for_others(
     place.disk.full_at = lambda path: path.name == "run-a.jsonl"
     async with place.journal() as journal:
         told.put(journal, A, started(A))
-        await trio.sleep(0.1)
         assert await settled(told.put(journal, B, started(B), must=True)) is None
-        assert told.true == [started(B)]
+        assert await settled(told.put(journal, B, turn(0), must=True)) is None
+        assert told.true == [started(B), turn(0)]
         assert journal.degraded is not None
+        await trio.sleep(21)
+        assert len(told.refusals) == 1
         place.disk.heal()
-    assert sorted(told.true) == sorted([started(A), started(B)])
+    assert told.true == [started(B), turn(0), started(A)]
 
 
 async def test_what_waits_for_twenty_seconds_is_pending_once_and_true_later(
@@ -437,6 +502,47 @@ async def test_a_run_whose_file_is_torn_or_continued_already_is_appended_to_its_
     for ref in (A, B, C):
         assert lines_of(place.disk, ref) == [started(ref), turn(0)]
     assert place.disk.text(LAYOUT.torn_file(C, 1)) == b'{"record":"seg'
+
+
+async def test_a_continued_run_that_cannot_be_opened_is_tried_again_and_leaks_no_descriptor(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    place.disk.make_directory(LAYOUT.agent_directory(B.agent_id))
+    place.disk.put(LAYOUT.run_file(B), started(B) + b"\n")
+    place.disk.put(
+        LAYOUT.run_file(B, 1), b'{"record":"segment","previous_bytes":%d}\n' % (len(started(B)) + 1)
+    )
+    place.disk.begin()
+    place.disk.faults = [Fault(2, errno.EIO, kind="open_append")]
+    async with place.journal() as journal:
+        assert await settled(journal.put(B, [turn(0)], durable=lambda: None)) is None
+    assert place.disk.faults[0].struck and place.disk.open_files == {}
+    assert lines_of(place.disk, B) == [started(B), turn(0)]
+
+
+async def test_what_is_remembered_of_directories_is_bounded(
+    place: Place, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_KNOWN_DIRECTORIES", 2)
+    async with place.journal() as journal:
+        for number in range(6):
+            await settled(journal.put(RunRef(f"agent-{number}", "r"), [turn(0)], durable=lambda: None))
+            assert len(journal._writer._directories) <= 2
+
+
+def test_an_error_that_is_no_disks_reaches_whoever_waits_for_the_syncs() -> None:
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    def failing() -> None:
+        raise OSError(errno.EIO, "failing")
+
+    threads = SyncThreads(2)
+    good, bad = threads.run([lambda: None, failing])
+    assert good is None and isinstance(bad, OSError)
+    with pytest.raises(ZeroDivisionError):
+        threads.run([bug, bug])
+    threads.close()
 
 
 async def test_a_file_without_a_whole_line_is_moved_aside_before_a_run_begins_in_its_name(

@@ -1,0 +1,35 @@
+"""What runs in progress cost in memory: their turns are on disk, so nearly nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.client import request
+from bench.durable import start_run
+from bench.figures import Figure
+from bench.processes import daemon
+
+RUNS = 50
+TURNS = 500
+BATCH = 10
+TURN = {"prompt": "p" * 100, "output": {"text": "o" * 8000}}
+
+
+def memory(directory: Path, quick: bool) -> list[Figure]:
+    turns = TURNS // 5 if quick else TURNS
+    with daemon(directory / "memory") as ours:
+        client = ours.client("agent")
+        runs = [start_run(client) for _ in range(RUNS)]
+        frames = [
+            request("runs.record_turns", {"run_id": run_id, "turns": [TURN] * BATCH}) for run_id in runs
+        ]
+        before = ours.resident()
+        for _ in range(turns // BATCH):
+            client.send(b"".join(frames))
+            answered = 0
+            while answered < RUNS:
+                answered += client.count()
+        grown = ours.resident() - before
+    written = RUNS * turns * 8.1e3 / 1e6
+    detail = f"{RUNS} open runs x {turns} turns x 8 KB = {written:.0f} MB recorded"
+    return [Figure("memory", "growth", grown / 1e6, "MB", detail, at_most=30.0)]
