@@ -13,7 +13,7 @@ from car_trio.state.runs import Lookup, RunRegistry, slug
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, TurnTooLarge, narrated
 from car_trio.wire.errors import Refusal, storage_degraded
-from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, RunRef, StartRun
+from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, StartRun
 
 
 class Ticket:
@@ -427,7 +427,9 @@ def test_what_the_catalog_said_is_remembered_up_to_a_bound(registry, monkeypatch
 
 
 def test_a_removed_run_does_not_exist_any_more(registry):
-    registry.forget(RunRef("a", "r1"))
+    registry.forget(
+        CatalogRow(run_id="r1", agent_id="a", intent="i", started_at="t", status="completed", turn_count=3)
+    )
     assert registry.find("r1") is None
 
 
