@@ -133,10 +133,14 @@ class OpenStore:
         return self.journal.log(APPROVALS, line)
 
     async def ended_approvals(self) -> list[ApprovalLine]:
-        """The newest that ended, oldest first."""
-        return await trio.to_thread.run_sync(
-            read_newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
-        )
+        """The newest that ended, oldest first; none, with a word in the log, when the disk does not give them."""
+        try:
+            return await trio.to_thread.run_sync(
+                read_newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
+            )
+        except OSError as error:
+            LOG.error("%s cannot be read: %s; approvals of earlier starts are not shown", APPROVALS, error)
+            return []
 
     # Removing
 
