@@ -29,9 +29,7 @@ from car_trio.nursery.supervisor import Endpoint, serve
 class Daemon:
     """A daemon that is not serving yet. Configured like `car-trio serve`, with `settings` in the place of flags."""
 
-    def __init__(
-        self, home: Path | str | None = None, settings: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, home: Path | str | None = None, settings: Mapping[str, Any] | None = None) -> None:
         """`settings` holds dotted keys of the configuration, `server.port`. Raises `ConfigError`."""
         named = {"home": None if home is None else str(home)}
         self._config = load({**(settings or {}), **named}, environment())

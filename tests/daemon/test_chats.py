@@ -140,7 +140,9 @@ async def test_an_agent_that_vanishes_before_it_answers_leaves_no_session(tmp_pa
         assert len(house.daemon.chats) == 0
 
 
-async def test_an_agent_that_accepts_and_vanishes_in_one_breath_ends_the_accepted_chat(tmp_path, autojump_clock):
+async def test_an_agent_that_accepts_and_vanishes_in_one_breath_ends_the_accepted_chat(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         host, agent = await house.peer(), await house.peer("ada")
         asking = await host.request("agents.chat", {"agent_id": "ada", "prompt": "hi"})
@@ -216,7 +218,12 @@ async def test_an_agent_that_dies_ends_its_chat(tmp_path, autojump_clock):
         host, agent, session_id = await pair(house)
         await agent.drop()
         error = "agent 'ada' disconnected"
-        assert await heard(host) == {"kind": "error", "session_id": session_id, "agent_id": "ada", "error": error}
+        assert await heard(host) == {
+            "kind": "error",
+            "session_id": session_id,
+            "agent_id": "ada",
+            "error": error,
+        }
         assert len(house.daemon.chats) == 0
 
 

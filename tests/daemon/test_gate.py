@@ -27,7 +27,9 @@ class Message(msgspec.Struct):
 
 
 @asynccontextmanager
-async def gated_house(tmp_path, ran: list, *, methods=("messages.send",), auth=True, config=None, **approvals):
+async def gated_house(
+    tmp_path, ran: list, *, methods=("messages.send",), auth=True, config=None, **approvals
+):
     """A house in which `messages.send` (and colours of it) are behind the gate and say what they ran."""
 
     def send(_, message: Message) -> str:
@@ -44,7 +46,9 @@ async def gated_house(tmp_path, ran: list, *, methods=("messages.send",), auth=T
     table = {
         "messages.send": Method(Message, send, str, "Send."),
         "mail.send": Method(Message, send_later, str, "Send in a task."),
-        "mail.admitted": Method(Message, send_later, str, "Decide, then send.", admit=lambda _, message: message),
+        "mail.admitted": Method(
+            Message, send_later, str, "Decide, then send.", admit=lambda _, message: message
+        ),
         "mail.sliced": Method(Message, send, str, "Send in slices.", slices=steps),
     }
     settings = Approvals(methods=list(methods), **approvals)
@@ -127,7 +131,9 @@ async def test_nothing_runs_after_a_deny_and_the_connection_stays_open(tmp_path,
         assert ran == []
 
 
-async def test_nothing_runs_after_the_time_is_over_and_the_caller_is_kept_waiting_meanwhile(tmp_path, autojump_clock):
+async def test_nothing_runs_after_the_time_is_over_and_the_caller_is_kept_waiting_meanwhile(
+    tmp_path, autojump_clock
+):
     ran: list = []
     async with gated_house(tmp_path, ran, timeout_secs=60) as house:
         host, alice = await follow(house), await house.peer("alice")

@@ -45,12 +45,18 @@ async def test_an_agent_registers_reports_notifies_asks_and_sees_what_is_its_own
         await screen.call("host.register_agent", agent("other"))
         await screen.call("host.request_approval", {"action": "other"})
         assert (await alice.call("host.register_agent", agent()))["status"] == "idle"
-        assert (await alice.call("host.set_status", {"agent_id": "x", "status": "running"}))["status"] == "running"
+        assert (await alice.call("host.set_status", {"agent_id": "x", "status": "running"}))[
+            "status"
+        ] == "running"
         assert (await alice.call("host.notify", {"message": "hello"}))["agent_id"] == "alice"
         row = await alice.call("host.request_approval", {"agent_id": "x", "action": "go"})
         assert [each["id"] for each in await alice.call("host.agents")] == ["x"]
         assert [each["id"] for each in (await alice.call("host.approvals"))["approvals"]] == [row["id"]]
-        assert len(await screen.call("host.agents")) == len((await screen.call("host.approvals"))["approvals"]) == 2
+        assert (
+            len(await screen.call("host.agents"))
+            == len((await screen.call("host.approvals"))["approvals"])
+            == 2
+        )
         assert await alice.call("host.unregister_agent", {"agent_id": "x"}) == {"ok": True}
         kinds = [event["kind"] for event in (await screen.call("host.events", {"limit": 6}))["events"]]
         assert kinds == [
@@ -82,7 +88,9 @@ async def test_a_subscription_begins_with_a_snapshot_and_misses_nothing_after_it
         assert set(events[0]) == {"id", "sequence", "timestamp", "kind", "agent_id", "message", "payload"}
 
 
-async def test_events_around_a_subscription_are_in_the_snapshot_or_pushed_and_never_both(tmp_path, autojump_clock):
+async def test_events_around_a_subscription_are_in_the_snapshot_or_pushed_and_never_both(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         source = await house.peer()
         for _ in range(50):
@@ -187,11 +195,15 @@ async def test_an_owner_that_follows_is_asked_and_resolves(tmp_path, autojump_cl
         asked = await owner.notification("host.event")
         assert asked["kind"] == "approval.resolve_requested"
         payload = asked["payload"]
-        answer = await owner.call("host.resolve_approval", {k: payload[k] for k in ("approval_id", "resolution")})
+        answer = await owner.call(
+            "host.resolve_approval", {k: payload[k] for k in ("approval_id", "resolution")}
+        )
         assert (answer["status"], answer["resolution"]) == ("resolved", "approve")
 
 
-async def test_ended_approvals_are_on_disk_when_the_answer_says_so_and_known_after_a_restart(tmp_path, autojump_clock):
+async def test_ended_approvals_are_on_disk_when_the_answer_says_so_and_known_after_a_restart(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         ids = [(await peer.call("host.request_approval", {"action": f"go {n}"}))["id"] for n in range(3)]
@@ -210,7 +222,9 @@ async def test_ended_approvals_are_on_disk_when_the_answer_says_so_and_known_aft
             await host.call("host.resolve_approval", {"approval_id": ids[0], "resolution": "approve"})
 
 
-async def test_approvals_that_cannot_be_read_are_forgotten_and_the_daemon_serves(tmp_path, autojump_clock, caplog):
+async def test_approvals_that_cannot_be_read_are_forgotten_and_the_daemon_serves(
+    tmp_path, autojump_clock, caplog
+):
     (tmp_path / "approvals.jsonl").mkdir()
     async with open_house(tmp_path) as house:
         host = await house.peer(host=True)
@@ -274,7 +288,9 @@ async def test_hosts_are_told_that_the_store_is_degraded_and_that_it_recovered(t
 # The end of a connection
 
 
-async def test_a_vanished_connection_leaves_stopped_agents_expired_rows_and_no_subscription(tmp_path, autojump_clock):
+async def test_a_vanished_connection_leaves_stopped_agents_expired_rows_and_no_subscription(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         owner, host = await house.peer(), await house.peer(host=True)
         await owner.call("host.register_agent", agent())

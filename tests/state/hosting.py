@@ -83,7 +83,9 @@ class Stage:
         raw = {} if details is None else {"details": Raw(msgspec.json.encode(details))}
         return self.approvals.request(session, RequestApproval(action="do it", **raw, **fields))
 
-    def resolve(self, session: Session, approval_id: str, resolution: str | None = "approve", **fields: Any) -> Any:
+    def resolve(
+        self, session: Session, approval_id: str, resolution: str | None = "approve", **fields: Any
+    ) -> Any:
         return self.approvals.resolve(session, ResolveApproval(approval_id, resolution, **fields))
 
     def shown(self, agent_id: str = "x") -> str | None:

@@ -273,7 +273,10 @@ def test_details_of_up_to_a_mebibyte_are_shown_whole_while_pending(stage):
     ended, _ = stage.resolve(owner, row.id)
     assert bytes(ended.details) == b"null"
     assert ended.details_sha256 == row.details_sha256
-    for asked in (lambda: stage.request(owner, "x" * (1024 * 1024 - 1)), lambda: gated(stage, b" " * (1024 * 1024 + 1))):
+    for asked in (
+        lambda: stage.request(owner, "x" * (1024 * 1024 - 1)),
+        lambda: gated(stage, b" " * (1024 * 1024 + 1)),
+    ):
         with pytest.raises(Refusal, match="at most 1048576 are possible") as caught:
             asked()
         assert caught.value.code == -32602

@@ -21,7 +21,9 @@ def stage():
 
 MUTATIONS = {
     "register": lambda stage, session: stage.register(session),
-    "set_status": lambda stage, session: stage.agents.set_status(session, SetStatus(agent_id="x", status="running")),
+    "set_status": lambda stage, session: stage.agents.set_status(
+        session, SetStatus(agent_id="x", status="running")
+    ),
     "unregister": lambda stage, session: stage.agents.unregister(session, "x"),
     "request an approval": lambda stage, session: stage.request(session, agent_id="x"),
     "notify": lambda stage, session: stage.host.notify(session, Notify(agent_id="x")),
@@ -39,7 +41,10 @@ TABLE = {
     ("unregister", "vanished"): f"{OWNED}, which is gone; register it to claim it",
     ("request an approval", "owner"): None,
     ("request an approval", "other"): f"host.request_approval: {OWNED}; leave agent_id out to speak for 'b'",
-    ("request an approval", "vanished"): f"host.request_approval: {OWNED}; leave agent_id out to speak for 'b'",
+    (
+        "request an approval",
+        "vanished",
+    ): f"host.request_approval: {OWNED}; leave agent_id out to speak for 'b'",
     ("notify", "owner"): None,
     ("notify", "other"): f"host.notify: {OWNED}; leave agent_id out to speak for 'b'",
     ("notify", "vanished"): f"host.notify: {OWNED}; leave agent_id out to speak for 'b'",
@@ -137,7 +142,9 @@ def test_a_status_is_the_whole_of_what_an_agent_shows(stage):
 def test_agents_are_listed_by_name_then_id_and_an_agent_sees_its_own(stage):
     mine = bound("a")
     for agent_id, name in (("3", "b"), ("2", "a"), ("1", "b")):
-        stage.agents.register(mine if name == "a" else unbound(), RegisterAgent(id=agent_id, name=name, kind="k"))
+        stage.agents.register(
+            mine if name == "a" else unbound(), RegisterAgent(id=agent_id, name=name, kind="k")
+        )
     assert [agent.id for agent in stage.agents.listed(unbound())] == ["2", "1", "3"]
     assert [agent.id for agent in stage.agents.listed(mine)] == ["2"]
 
@@ -200,7 +207,11 @@ def test_what_an_agent_says_about_itself_is_bounded_and_must_be_readable(stage):
             stage.register(owner, **fields)
         assert caught.value.code == -32602
     stage.register(owner)
-    for fields in ({"payload": Raw(b" " * 70_000)}, {"message": "x" * 70_000}, {"current_task": "x" * 70_000}):
+    for fields in (
+        {"payload": Raw(b" " * 70_000)},
+        {"message": "x" * 70_000},
+        {"current_task": "x" * 70_000},
+    ):
         with pytest.raises(Refusal, match="shorten"):
             stage.agents.set_status(owner, SetStatus(agent_id="x", status="running", **fields))
     assert stage.shown() == "idle"
@@ -233,7 +244,9 @@ def test_a_notification_says_who_and_what_and_null_where_nothing_was_said(stage)
     assert stage.host.notify(bound("a"), Notify(payload=UNSET)).agent_id == "a"
 
 
-@pytest.mark.parametrize("kind", ["approval.resolved", "run.ended", "host.gap", "store.degraded", "agent.x", "k" * 200])
+@pytest.mark.parametrize(
+    "kind", ["approval.resolved", "run.ended", "host.gap", "store.degraded", "agent.x", "k" * 200]
+)
 def test_a_client_cannot_forge_an_event_of_the_daemons(stage, kind):
     with pytest.raises(Refusal, match="is not for clients"):
         stage.host.notify(host(), Notify(kind))

@@ -35,7 +35,14 @@ def test_the_newest_lines_come_oldest_first_through_all_continuations(tmp_path):
 
 
 def test_what_is_damaged_torn_or_something_else_is_passed_over(tmp_path):
-    content = line(1) + b"\xff\xfe\n" + b'{"record":"other"}\n' + b'{"record":"line","n":"x"}\n\n' + line(2) + line(3)[:9]
+    content = (
+        line(1)
+        + b"\xff\xfe\n"
+        + b'{"record":"other"}\n'
+        + b'{"record":"line","n":"x"}\n\n'
+        + line(2)
+        + line(3)[:9]
+    )
     (tmp_path / "log.jsonl").write_bytes(content)
     assert read(tmp_path) == [1, 2]
 
