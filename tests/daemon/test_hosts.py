@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import pytest
 import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
+from car_trio.nursery.duties import grace_sweep
+from car_trio.store.disk import Disk
 from tests.peer import HOST_TOKEN, TOKEN, Peer, Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -272,17 +276,32 @@ async def test_runs_tell_hosts_that_they_began_ended_and_were_removed_and_nothin
         assert "secret" not in json.dumps(events)
 
 
+class FullDisk(Disk):
+    """The real disk, until it is full."""
+
+    is_full = False
+
+    def write(self, descriptor: int, payload: bytes) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(descriptor, payload)
+
+
 async def test_hosts_are_told_that_the_store_is_degraded_and_that_it_recovered(tmp_path, autojump_clock):
-    async with open_house(tmp_path) as house:
-        host = await house.peer(host=True)
+    disk = FullDisk()
+    async with open_house(tmp_path, disk=disk) as house:
+        host, alice = await house.peer(host=True), await house.peer("alice")
         await host.call("host.subscribe")
-        house.store.health.turned("No space left on device")
-        house.store.health.turned(None)
-        events = await events_of(host, 2)
-        assert [(event["kind"], event["payload"]) for event in events] == [
-            ("store.degraded", {"cause": "No space left on device"}),
-            ("store.recovered", {"cause": None}),
-        ]
+        disk.is_full = True
+        starting = await alice.request("runs.start", {"intent": "x"})
+        degraded = await host.notification("host.event")
+        assert degraded["kind"] == "store.degraded"
+        assert "No space left" in degraded["payload"]["cause"]
+        disk.is_full = False
+        run_id = (await alice.reply(starting))["run_id"]
+        events = {event["kind"]: event["payload"] for event in await events_of(host, 2)}
+        assert events["store.recovered"] == {"cause": None}
+        assert events["run.started"]["run_id"] == run_id
 
 
 # The end of a connection
@@ -345,6 +364,23 @@ async def test_a_disconnect_walks_its_list_in_order(tmp_path, autojump_clock, mo
         "nothing is current",
         "sweep scheduled",
     ]
+
+
+async def test_a_sweep_waits_until_the_requests_of_its_connection_are_over(autojump_clock):
+    swept: list[float] = []
+    over = trio.Event()
+
+    class Runs:
+        def sweep(self, session_id: str, reason: str) -> None:
+            swept.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        began = trio.current_time()
+        nursery.start_soon(grace_sweep, Runs(), "s", began + 0.25, over.wait, lambda: False)
+        await trio.sleep(2)
+        assert swept == []
+        over.set()
+    assert swept == [began + 2]
 
 
 async def test_every_method_for_hosts_is_discovered_with_its_types(tmp_path, autojump_clock):
