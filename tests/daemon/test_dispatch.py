@@ -468,7 +468,9 @@ async def test_an_error_in_one_connection_ends_that_one_and_nothing_else(
         await other.call("session.auth", {"token": TOKEN, "agent_id": "alice"})
 
 
-async def test_a_request_held_behind_a_large_one_binds_nobody_after_the_client_is_gone(tmp_path, autojump_clock):
+async def test_a_request_held_behind_a_large_one_binds_nobody_after_the_client_is_gone(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         await peer.call("session.auth", {"token": TOKEN, "agent_id": "writer"})
