@@ -16,6 +16,7 @@ import trio
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
 from car_trio.nursery.limits import descriptor_limit
+from car_trio.nursery.socket import TOGETHER
 from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, open_catalog
@@ -203,6 +204,7 @@ async def open_store(
                 sync_threads=sync_threads,
                 catalog=writer,
                 on_health=health.turned,
+                telling=TOGETHER,
             )
         )
         store = OpenStore(config, layout, disk, journal, writer, health)
