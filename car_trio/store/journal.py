@@ -137,9 +137,7 @@ class Journal:
             raise storage_degraded(f"{self.pending_bytes} bytes already wait for the disk", pending=False)
         needed = self._keep_free_bytes if purpose == "start" else self._keep_free_bytes // 2
         if self.free_bytes is not None and self.free_bytes < needed:
-            why = (
-                f"the disk has {self.free_bytes} bytes free, fewer than the {needed} that are kept in reserve"
-            )
+            why = f"the disk has {self.free_bytes} bytes free, fewer than the {needed} kept in reserve"
             raise storage_degraded(why, pending=False)
 
     async def ping(self) -> None:
