@@ -21,13 +21,26 @@ from car_trio.wire.errors import invalid_params
 
 NULL = Raw(b"null")
 EMPTY = b"{}"
+SLICE_BYTES = 1024 * 1024
+"""Above this a message is prepared in slices by a task, unless its method says otherwise."""
 
 
 class Method:
     """`params` and `result` are msgspec types, `result` a tuple where there are several; `requires` is the shape as a
     refusal of malformed params shows it."""
 
-    __slots__ = ("_decode", "admit", "call", "is_async", "params", "requires", "results", "slices", "summary")
+    __slots__ = (
+        "_decode",
+        "admit",
+        "call",
+        "is_async",
+        "params",
+        "requires",
+        "results",
+        "slice_bytes",
+        "slices",
+        "summary",
+    )
 
     def __init__(
         self,
@@ -38,6 +51,7 @@ class Method:
         *,
         admit: Callable[[Any, Any], Any] | None = None,
         slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
+        slice_bytes: int = SLICE_BYTES,
         requires: str | None = None,
     ) -> None:
         self.params = params
@@ -46,6 +60,7 @@ class Method:
         self.summary = summary
         self.admit = admit
         self.slices = slices
+        self.slice_bytes = slice_bytes
         self.requires = requires
         self.is_async = inspect.iscoroutinefunction(call)
         self._decode = msgspec.json.Decoder(params).decode

@@ -41,11 +41,15 @@ from car_trio.wire.runs import (
 
 def start(context: Context, ask: StartRun) -> Answer:
     run = context.daemon.runs.start(context.session, ask)
+    context.events.note("run_started", {"run_id": run.ref.run_id, "agent_id": run.ref.agent_id})
+    context.events.flush()
     return Answer(RunStarted(run.ref.run_id, run.ref.agent_id), run.ticket)
 
 
 def complete(context: Context, ask: CompleteRun) -> Answer:
     ticket = context.daemon.runs.complete(context.session, ask.run_id, ask.outcome)
+    context.events.note("run_completed", {"run_id": ask.run_id, "status": ask.outcome.status})
+    context.events.flush()
     return Answer(RunCompleted(ask.run_id), ticket)
 
 

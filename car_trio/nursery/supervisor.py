@@ -26,13 +26,16 @@ from car_trio.methods.table import METHODS
 from car_trio.nursery.connection import Connection
 from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import grace_sweep, guarded, heartbeat, retention, watchdog
-from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.limits import raise_descriptor_limit
-from car_trio.nursery.storage import OpenStore, open_store
+from car_trio.nursery.listeners import Endpoints, bind
+from car_trio.nursery.policies import PolicyFiles
+from car_trio.nursery.storage import LEDGER, OpenStore, open_store
 from car_trio.nursery.systemd import notify
 from car_trio.nursery.tokens import Tokens, published_tokens, write_private
+from car_trio.state.permissions import Ledger, Permissions
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets
+from car_trio.store.events import journal_file
 from car_trio.store.layout import encode_name
 from car_trio.wire.frames import encode
 from car_trio.wire.runs import now
@@ -187,9 +190,10 @@ async def host(
 def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
     """The owners of state, wired to the journal."""
     started = trio.current_time()
+    journal = store.journal
     runs = RunRegistry(
-        record=store.journal.put,
-        admit=store.journal.check,
+        record=journal.put,
+        admit=journal.check,
         check_name=encode_name,
         now=now,
         new_id=lambda: str(uuid.uuid4()),
@@ -204,7 +208,14 @@ def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
         store=store,
         secrets=secrets,
         attachments=Attachments(),
+        policies=PolicyFiles(config.home / "policies", lambda: trio.current_time() - started),
+        permissions=Permissions(
+            Ledger(partial(journal.log, LEDGER, sync=True), store.ledger()),
+            gate=config.permissions.gate,
+            tier=config.permissions.tier,
+        ),
         check_name=encode_name,
+        log_event=lambda client_id, lines: journal.log(journal_file(client_id), lines),
         now=now,
         new_id=lambda: str(uuid.uuid4()),
         uptime=lambda: trio.current_time() - started,
