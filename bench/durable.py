@@ -26,7 +26,11 @@ def start_run(client: Client) -> str:
 
 def turn_frame(client: Client) -> bytes:
     """A frame that records one turn in a new run of this client."""
-    return request("runs.record_turns", {"run_id": start_run(client), "turns": [TURN]})
+    return one_turn(start_run(client))
+
+
+def one_turn(run_id: str) -> bytes:
+    return request("runs.record_turns", {"run_id": run_id, "turns": [TURN]})
 
 
 def write_and_sync(directory: Path, files: int, seconds: float) -> list[float]:

@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 from bench.client import PATIENCE, Client, masked, timed
-from bench.durable import TURN, start_run, turn_frame
+from bench.durable import TURN, one_turn, start_run
 from bench.figures import Figure
-from bench.processes import Daemon, daemon
+from bench.processes import daemon
 
 TOOL = {"name": "echo", "parameters": {}}
 WATCHERS = (1, 10, 100)
@@ -62,13 +62,13 @@ def fan_out(directory: Path, quick: bool) -> list[Figure]:
     with daemon(directory / "fan-out") as ours:
         writer = ours.client("agent")
         watchers = [ours.client(host=True) for _ in range(max(WATCHERS))]
-        return [_fan_out(ours, writer, watchers[:count], turns) for count in WATCHERS]
+        return [_fan_out(writer, watchers[:count], turns) for count in WATCHERS]
 
 
-def _fan_out(ours: Daemon, writer: Client, watchers: list[Client], turns: int) -> Figure:
+def _fan_out(writer: Client, watchers: list[Client], turns: int) -> Figure:
     """From the moment a turn is sent until every watcher has it."""
-    frame = turn_frame(writer)
-    run_id = _run_of(ours, writer)
+    run_id = start_run(writer)
+    frame = one_turn(run_id)
     for watcher in watchers:
         watcher.call("runs.subscribe", {"run_id": run_id})
     poll = select.epoll()
@@ -88,9 +88,3 @@ def _fan_out(ours: Daemon, writer: Client, watchers: list[Client], turns: int) -
         watcher.call("runs.unsubscribe", {"run_id": run_id})
     detail = f"{took / len(watchers):.0f} us per watcher; each turn of {len(json.dumps(TURN))} bytes is durable first"
     return Figure("work", f"a turn to {len(watchers)} watchers, p50", took, "us", detail)
-
-
-def _run_of(ours: Daemon, client: Client) -> str:
-    runs = client.call("runs.list", {"agent_id": "agent", "limit": 1})["runs"]
-    run_id: str = runs[0]["run_id"]
-    return run_id

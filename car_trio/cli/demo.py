@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +27,10 @@ from car_trio.store.run_store import RunStore
 
 AGENT = "demo-agent"
 BOOT_SECONDS = 20.0
+TOOL_SECONDS = 0.05
 
 
-class DemoFailed(Exception):
+class DemoFailedError(Exception):
     """The demo did not see what it promises to show."""
 
 
@@ -39,7 +40,7 @@ def play() -> int:
     said: list[str] = []
     try:
         trio.run(_play, home)
-    except* (DemoFailed, CarError) as group:
+    except* (DemoFailedError, CarError) as group:
         said = [str(error) for error in leaves(group)]
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -66,7 +67,7 @@ async def _play(home: Path) -> None:
     async with running_daemon(home) as daemon:
         await replay(daemon, acknowledged)
         daemon.process.send_signal(signal.SIGTERM)
-        code = await daemon.process.wait()
+        code = await trio.to_thread.run_sync(daemon.process.wait)
         tell(f"SIGTERM: exit code {code}")
     say("No daemon at all: the files themselves, through RunStore")
     from_files(home, run_id)
@@ -78,7 +79,7 @@ async def _play(home: Path) -> None:
 class Running(NamedTuple):
     """A daemon process and the way in, whatever the environment says about other daemons."""
 
-    process: trio.Process
+    process: subprocess.Popen[bytes]
     url: str
     token: str
 
@@ -89,30 +90,40 @@ class Running(NamedTuple):
 @asynccontextmanager
 async def running_daemon(home: Path) -> AsyncGenerator[Running]:
     """The daemon as a user starts it, until the block ends; what it logs goes to a file in its home."""
-    home.mkdir(exist_ok=True)
-    log = home / "daemon.log"
-    with log.open("ab") as errors:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "car_trio", "serve", "--home", str(home), "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={key: value for key, value in environment().items() if not key.startswith("CAR_")},
-        )
+    process = start(home)
     try:
         assert process.stdout is not None
         with trio.move_on_after(BOOT_SECONDS):
-            line = (await process.stdout.receive_some(4096)).decode().strip()
+            line = (
+                (await trio.to_thread.run_sync(process.stdout.readline, abandon_on_cancel=True))
+                .decode()
+                .strip()
+            )
             if line.startswith("car_trio ready"):
                 tell(line)
                 token = (token_directory({}, str(home)) / "auth-token").read_text()
                 yield Running(process, line.split()[2], token)
                 return
-        raise DemoFailed(f"the daemon did not start: {log.read_text().strip() or 'it said nothing'}")
+        raise DemoFailedError(
+            f"the daemon did not start: {log_of(home).read_text().strip() or 'it said nothing'}"
+        )
     finally:
-        if process.returncode is None:
-            process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
+        process.kill()
+        process.wait()
+
+
+def start(home: Path) -> subprocess.Popen[bytes]:
+    with log_of(home).open("ab") as log:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+            [sys.executable, "-m", "car_trio", "serve", "--home", str(home), "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={key: value for key, value in environment().items() if not key.startswith("CAR_")},
+        )
+
+
+def log_of(home: Path) -> Path:
+    return home / "daemon.log"
 
 
 # The acts
@@ -121,41 +132,50 @@ async def running_daemon(home: Path) -> AsyncGenerator[Running]:
 async def first_run(daemon: Running) -> str:
     """A run that goes through: a tool that works, one that fails, one that nobody offers."""
     say("An agent opens a run and works through its tools")
-    async with daemon.connect() as car, trio.open_nursery() as nursery:
+    async with daemon.connect() as car:
         offer_tools(car)
-        async with car.run(intent="Fix the failing test", outcome_description="the suite is green") as run:
-            tell(f"run {run.run_id} is open, and on disk")
-            watched = trio.Event()
-            nursery.start_soon(watch, car, run.run_id, watched)
-            await run.submit(
-                [
-                    {"type": "tool_call", "tool": "read_file", "parameters": {"path": "test_sum.py"}},
-                    {"type": "tool_call", "tool": "run_tests", "failure_behavior": "skip"},
-                    {"type": "tool_call", "tool": "format_disk", "failure_behavior": "skip"},
-                ]
-            )
-            await run.record([{"prompt": "The test expects 5, sum() says 4: off by one.", "tool": "think"}])
-            run.finish("success", summary="one line changed, suite green")
-        await watched.wait()
+        async with trio.open_nursery() as watchers:
+
+            def begin_watching(run_id: str) -> None:
+                watchers.start_soon(watch, car, run_id)
+
+            run_id = await work_through(car, begin_watching)
+    return run_id
+
+
+async def work_through(car: Car, begin_watching: Callable[[str], None]) -> str:
+    async with car.run(intent="Fix the failing test", outcome_description="the suite is green") as run:
+        tell(f"run {run.run_id} is open, and on disk")
+        begin_watching(run.run_id)
+        await run.submit(
+            [
+                {"type": "tool_call", "tool": "read_file", "parameters": {"path": "test_sum.py"}},
+                {"type": "tool_call", "tool": "run_tests", "failure_behavior": "skip"},
+                {"type": "tool_call", "tool": "format_disk", "failure_behavior": "skip"},
+            ]
+        )
+        await run.record([{"prompt": "The test expects 5, sum() says 4: off by one.", "tool": "think"}])
+        run.finish("success", summary="one line changed, suite green")
     return run.run_id
 
 
 def offer_tools(car: Car) -> None:
     @car.tool("read_file")
     async def read_file(parameters: dict[str, Any]) -> Any:
+        await trio.sleep(TOOL_SECONDS)
         return {"path": parameters["path"], "text": "assert sum(2, 2) == 5"}
 
     @car.tool("run_tests")
     async def run_tests(parameters: dict[str, Any]) -> Any:
+        await trio.sleep(TOOL_SECONDS)
         raise RuntimeError("1 failed, 41 passed")
 
 
-async def watch(car: Car, run_id: str, watched: trio.Event) -> None:
+async def watch(car: Car, run_id: str) -> None:
     """Prints the run as it happens: what a watcher sees is on disk already."""
     async for event in car.watch(run_id):
         if isinstance(event, WatchEvent):
             tell(f"live   {shown(msgspec.json.decode(msgspec.json.encode(event.record)))}")
-    watched.set()
 
 
 async def second_run(daemon: Running) -> dict[str, int]:
@@ -187,7 +207,7 @@ async def replay(daemon: Running, acknowledged: dict[str, int]) -> None:
             for record in (records[0], records[1], None, records[-2], records[-1]):
                 tell("replay …" if record is None else f"replay {shown(record)}")
             if found[:count] != [f"step {n}" for n in range(count)]:
-                raise DemoFailed(f"{count} turns were acknowledged, {len(found)} are there")
+                raise DemoFailedError(f"{count} turns were acknowledged, {len(found)} are there")
             tell(f"{count} acknowledged, {len(found)} found: nothing acknowledged is lost")
         listed = await car.call("runs.list", {"agent_id": AGENT})
         for run in listed["runs"]:
@@ -202,7 +222,7 @@ def from_files(home: Path, run_id: str) -> None:
     kinds = [type(record).__name__ for record in trace]
     tell(f"run {run_id}: {' '.join(kinds)}")
     if kinds[:1] != ["Started"] or kinds[-1:] != ["Ended"]:
-        raise DemoFailed("the files do not hold the whole run")
+        raise DemoFailedError("the files do not hold the whole run")
 
 
 # What is shown

@@ -11,10 +11,12 @@ gets. Of a small message the steps run in the reader; of a large one in a task, 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 from msgspec import UNSET, Raw, UnsetType
 
 from car_trio.wire.errors import invalid_params
@@ -71,6 +73,31 @@ class Method:
             return self._decode(EMPTY if raw is UNSET or raw == NULL else raw)
         except (msgspec.MsgspecError, RecursionError) as error:
             said = str(error).replace("`", "") or "nested too deeply"
+            if said.startswith("Invalid enum value"):
+                said += f", expected one of {', '.join(allowed(self.params, said.rpartition('$')[2]))}"
             if self.requires is not None:
                 raise invalid_params(f"{name} requires {self.requires}: {said}") from None
             raise invalid_params(f"{name}: params: {said}") from None
+
+
+def allowed(kind: Any, path: str) -> list[str]:
+    """The words that a literal at this path of a type may be; msgspec's refusal names the path, not the words."""
+    info: Any = msgspec.inspect.type_info(kind)
+    for name in re.findall(r"[.]([a-z_]+)|\[", path):
+        info = _inside(info, name)
+    literal = _one_of(info, msgspec.inspect.LiteralType)
+    return [] if literal is None else [str(value) for value in literal.values]
+
+
+def _inside(info: Any, name: str) -> Any:
+    struct = _one_of(info, msgspec.inspect.StructType) if name else None
+    if struct is not None:
+        return next(each.type for each in struct.fields if each.encode_name == name)
+    sequence = _one_of(info, msgspec.inspect.ListType)
+    return info if sequence is None else sequence.item_type
+
+
+def _one_of(info: Any, kind: type) -> Any:
+    """The member of this kind in a union, or the type itself."""
+    members = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    return next((member for member in members if isinstance(member, kind)), None)

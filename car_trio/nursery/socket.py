@@ -1,7 +1,8 @@
 """A WebSocket over any Trio stream (RFC 6455, protocol `wire.md` section 1).
 
-`websockets.server.ServerProtocol` decides what is a frame, answers pings and does the close handshake; it neither
-reads nor writes. This module owns what it leaves open: time limits, UTF-8, message assembly and the sending side.
+`websockets` decides what is a frame, answers pings and does the handshakes; it neither reads nor writes. This module
+owns what it leaves open: time limits, UTF-8, message assembly and the sending side. The opening handshake has a
+protocol object of its own, because the established connection should not carry the HTTP request along.
 
 One task reads (`receive`), one task writes (`write`). Everybody else hands over with `post`, which never waits: the
 frame joins the out-buffer, and the writer sends all that gathered in one call per turn of the loop. So no cancelled
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 import trio
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import OPEN, Event
+from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
 from car_trio.wire.frames import is_utf8
@@ -47,6 +48,7 @@ MAX_FRAME = 1024 * 1024
 LINGER_SECONDS = 2.0
 """How long a closed connection is still read, so that the peer gets our last frames instead of a reset."""
 
+REQUEST_END = b"\r\n\r\n"
 FINAL_TEXT = 0x81
 MASKED = 0x80
 _SHORT_HEADERS = [bytes((FINAL_TEXT, size)) for size in range(126)]
@@ -97,11 +99,11 @@ class Socket:
     ) -> None:
         self._stream = stream
         self._raw: trio.socket.SocketType | None = getattr(stream, "socket", None)
-        self._protocol = ServerProtocol(max_size=max_message_bytes, logger=_quiet)
+        self._protocol = Protocol(SERVER, state=CONNECTING, max_size=max_message_bytes, logger=_quiet)
         self._stall_seconds = stall_seconds
         self._cut = cut
         self._partial: bytearray | None = None
-        self._early: list[Event] = []
+        self._early: bytes | bytearray = b""
         self._tail: bytes | bytearray = b""
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -124,25 +126,30 @@ class Socket:
 
         `judge` sees the request first. The answer is posted, not sent: the writer sends it.
         """
-        while not (events := self._protocol.events_received()):
+        opening = ServerProtocol(logger=_quiet)
+        before = b""
+        while not (events := opening.events_received()):
             data = await self._read_some()
             if not data:
                 return False
-            self._protocol.receive_data(data)
-            self._take_writes()
-            if self._protocol.eof_sent:
+            # What follows the request already is not HTTP any more.
+            found = (before + data).find(REQUEST_END)
+            end = len(data) if found < 0 else found + len(REQUEST_END) - len(before)
+            before, self._early = (before + data)[-3:], data[end:]
+            opening.receive_data(data[:end])
+            self._take_writes(opening)
+            if opening.eof_sent:
                 return False
-        request, *self._early = events
+        request = events[0]
         assert isinstance(request, Request)
         rejection = judge(request)
         response = (
-            self._protocol.accept(request)
-            if rejection is None
-            else self._protocol.reject(rejection.status, rejection.text)
+            opening.accept(request) if rejection is None else opening.reject(rejection.status, rejection.text)
         )
-        self._protocol.send_response(response)
-        self._take_writes()
-        return self._protocol.state is OPEN
+        opening.send_response(response)
+        self._take_writes(opening)
+        self._protocol.state = opening.state
+        return opening.state is OPEN
 
     def allow(self, max_message_bytes: int) -> None:
         """Raises the size of what may come in: the peer has said who it is."""
@@ -159,21 +166,20 @@ class Socket:
         if not self.is_open:
             return None
         messages: list[bytes | bytearray] = []
-        events, self._early = self._early, []
-        if not events:
-            data = await self._read_some()
-            if not data:
-                self._abandon()
-                return None
-            rest = self._unpack(self._tail + data if self._tail else data, messages)
-            if rest:
-                self._protocol.receive_data(rest)
-                events = self._protocol.events_received()
+        data, self._early = self._early, b""
+        data = data or await self._read_some()
+        if not data:
+            self._abandon()
+            return None
+        rest = self._unpack(self._tail + data if self._tail else data, messages)
+        if rest:
+            self._protocol.receive_data(rest)
+        events = self._protocol.events_received() if rest else ()
         for event in events:
             if isinstance(event, Frame) and event.opcode in _DATA:
                 self._assemble(event, messages)
-        if events or self._protocol.state is not OPEN:
-            self._take_writes()
+        if rest:
+            self._take_writes(self._protocol)
         if not messages and self._protocol.state is not OPEN:
             return None
         self._in_turn = True
@@ -257,21 +263,21 @@ class Socket:
     def ping(self) -> None:
         if self.is_open:
             self._protocol.send_ping(b"")
-            self._take_writes()
+            self._take_writes(self._protocol)
 
     def close(self, code: int, reason: str) -> None:
         """Begins the close: what was posted before is still sent, nothing after it is."""
         if self.is_open:
             self._protocol.send_close(code, reason)
-            self._take_writes()
+            self._take_writes(self._protocol)
 
     def finish(self) -> None:
         """No more will be posted: the writer ends when everything is sent."""
         self._finished = True
         self._writer.unpark()
 
-    def _take_writes(self) -> None:
-        self._append([data for data in self._protocol.data_to_send() if data])
+    def _take_writes(self, protocol: Protocol) -> None:
+        self._append([data for data in protocol.data_to_send() if data])
 
     def _append(self, frames: list[bytes]) -> None:
         if not frames or self._dead:

@@ -75,7 +75,7 @@ def write_private(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         beside.replace(path)
     except OSError:
@@ -86,7 +86,7 @@ def write_private(path: Path, content: bytes) -> None:
 def _withdraw(path: Path, token: str) -> None:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             ours = file.read(256).decode() == token
         if ours:
             path.unlink()

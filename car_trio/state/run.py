@@ -65,7 +65,7 @@ class Run:
     durable_records: int = 0
     is_live: bool = True
     tools: dict[str, None] = field(default_factory=dict[str, None])
-    watchers: dict[Watcher, None] = field(default_factory=lambda: dict[Watcher, None]())
+    watchers: dict[Watcher, None] = field(default_factory=dict[Watcher, None])
     ticket: Ticket | None = None
 
     @property

@@ -273,7 +273,7 @@ class RunRegistry:
     # The end
 
     def complete(self, session: Session, run_id: str, outcome: AgentOutcome) -> Ticket:
-        """`runs.complete`. To anybody who may not, a run answers as one that does not exist. Raises Refusal, `Lookup`."""
+        """`runs.complete`. To whom it is not allowed, a run does not exist. Raises Refusal, `Lookup`."""
         run = self.find(run_id)
         if run is None or not self.may_read(session, run):
             raise unknown_run(run_id)

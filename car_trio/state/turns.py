@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.frames import encode
+from car_trio.wire.frames import Json, encode
 from car_trio.wire.runs import (
     AgentOutcome,
     CliOutcome,
@@ -45,7 +45,6 @@ class TurnTooLarge(Exception):  # noqa: N818 - an answer (`dropped`), not a defe
 
 
 Cuts = dict[str, Cut]
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def cut_text(text: str, path: str, cuts: Cuts) -> str:

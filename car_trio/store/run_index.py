@@ -83,8 +83,10 @@ class RunIndex:
         """The rows among which `retention.expired` finds all that has to go: a superset, cheap to find."""
         cutoff = ended_before(now, max_age_days)
         return self._ask(
-            lambda reader: reader.retention_candidates(max_per_agent, None if cutoff is None else rfc3339(cutoff)),
-            lambda: all_rows(self._disk, self._layout),
+            lambda reader: reader.retention_candidates(
+                max_per_agent, None if cutoff is None else rfc3339(cutoff)
+            ),
+            lambda: list(all_rows(self._disk, self._layout)),
         )
 
     def _ask(self, catalog: Callable[[CatalogReader], T], files: Callable[[], T]) -> T:

@@ -18,7 +18,8 @@ MAX_ID_BYTES = 256
 """An id is echoed in every reply and kept while the request runs; a client that needs more is not one."""
 
 NULL = b"null"
-NULL_RAW = Raw(NULL)
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 class Frame(Struct):
@@ -36,19 +37,13 @@ class ErrorObject(Struct):
 
     message: str
     code: int = 0
-    data: Raw = NULL_RAW
+    data: Any = None
 
     @property
     def is_terminal(self) -> bool:
         """Whether the client says that trying again is of no use."""
-        try:
-            return msgspec.json.decode(self.data, type=_Terminal).terminal is True
-        except (msgspec.MsgspecError, RecursionError):
-            return False
-
-
-class _Terminal(Struct):
-    terminal: bool = False
+        data: Json = self.data
+        return isinstance(data, dict) and data.get("terminal") is True
 
 
 _decode_frame = msgspec.json.Decoder(Frame).decode

@@ -69,7 +69,9 @@ async def test_a_result_that_is_absent_is_null(tmp_path, autojump_clock):
         assert (row["status"], row["output"]) == ("succeeded", None)
 
 
-async def test_an_error_reply_is_the_actions_error_and_a_terminal_one_aborts_whatever_the_action_says(tmp_path, autojump_clock):
+async def test_an_error_reply_is_the_actions_error_and_a_terminal_one_aborts_whatever_the_action_says(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await with_tool(house)
         actions = ({"failure_behavior": "skip"}, {"failure_behavior": "skip", "state_dependencies": []})
@@ -83,7 +85,9 @@ async def test_an_error_reply_is_the_actions_error_and_a_terminal_one_aborts_wha
         assert rows[1]["terminal"] is True
 
 
-async def test_the_actions_own_budget_fires_first_and_the_client_is_told_to_stop_once(tmp_path, autojump_clock):
+async def test_the_actions_own_budget_fires_first_and_the_client_is_told_to_stop_once(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await with_tool(house)
         submitted = await peer.request("proposal.submit", plan({"timeout_ms": 700}))
@@ -117,7 +121,9 @@ async def test_a_client_is_kept_waiting_by_progress_notes_every_ten_seconds(tmp_
         await peer.reply(submitted)
 
 
-async def test_the_handler_deadline_abandons_the_submit_records_what_is_final_and_cancels_the_call(tmp_path, autojump_clock):
+async def test_the_handler_deadline_abandons_the_submit_records_what_is_final_and_cancels_the_call(
+    tmp_path, autojump_clock
+):
     from car_trio.config import Environment
 
     async with open_house(tmp_path, environment=Environment(handler_timeout=5)) as house:
@@ -137,7 +143,9 @@ async def test_the_handler_deadline_abandons_the_submit_records_what_is_final_an
         assert await quiet(peer)
 
 
-async def test_a_stop_cancels_calls_records_what_is_final_and_says_that_the_daemon_is_stopping(tmp_path, autojump_clock):
+async def test_a_stop_cancels_calls_records_what_is_final_and_says_that_the_daemon_is_stopping(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await with_tool(house)
         run_id = (await peer.call("runs.start", {"intent": "x"}))["run_id"]
@@ -172,7 +180,9 @@ async def test_a_call_that_ends_within_the_drain_is_answered_before_the_close(tm
         assert await peer.closed() == 1001
 
 
-async def test_a_client_that_vanishes_fails_its_calls_and_its_turns_come_before_the_end(tmp_path, autojump_clock):
+async def test_a_client_that_vanishes_fails_its_calls_and_its_turns_come_before_the_end(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await with_tool(house)
         run_id = (await peer.call("runs.start", {"intent": "x"}))["run_id"]
@@ -276,7 +286,9 @@ async def test_a_submit_belongs_to_the_run_that_was_current_when_it_was_read(tmp
         assert counts == {first: 1, second: 0}
 
 
-async def test_a_tenants_state_survives_its_connection_and_a_connections_state_does_not(tmp_path, autojump_clock):
+async def test_a_tenants_state_survives_its_connection_and_a_connections_state_does_not(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         write = {

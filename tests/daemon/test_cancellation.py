@@ -65,7 +65,9 @@ async def play(house, cutter: Cutter, steps: int, way_out: str) -> bool:
             elif frame.get("method") == "tools.cancel":
                 cancels.append(frame["params"]["request_id"])
             elif frame.get("id") == submitted:
-                finished = True
+                finished = "result" in frame
+                if not finished:
+                    break
     except Exception:
         finished = False
     cutter.left = None

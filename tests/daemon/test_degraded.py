@@ -35,7 +35,12 @@ class Breakable(Disk):
 
 @pytest.mark.parametrize(
     ("which", "number"),
-    [("write_error", errno.ENOSPC), ("write_error", errno.EDQUOT), ("sync_error", errno.EIO), ("write_error", errno.EROFS)],
+    [
+        ("write_error", errno.ENOSPC),
+        ("write_error", errno.EDQUOT),
+        ("sync_error", errno.EIO),
+        ("write_error", errno.EROFS),
+    ],
 )
 async def test_what_was_accepted_is_pending_what_is_new_is_refused_and_both_are_told(
     tmp_path, autojump_clock, which, number
@@ -90,13 +95,17 @@ async def test_an_end_is_accepted_on_a_degraded_store_and_written_when_it_heals(
         assert house.status(run_id) == "completed"
 
 
-async def test_a_submit_that_was_admitted_is_recorded_although_the_disk_fails_meanwhile(tmp_path, autojump_clock):
+async def test_a_submit_that_was_admitted_is_recorded_although_the_disk_fails_meanwhile(
+    tmp_path, autojump_clock
+):
     disk = Breakable()
     async with open_house(tmp_path, disk=disk) as house:
         agent = await house.peer("alice")
         await agent.call("tools.register", [{"name": "t"}])
         run_id = (await agent.call("runs.start", {"intent": "x"}))["run_id"]
-        submitted = await agent.request("proposal.submit", {"proposal": {"actions": [{"type": "tool_call", "tool": "t"}]}})
+        submitted = await agent.request(
+            "proposal.submit", {"proposal": {"actions": [{"type": "tool_call", "tool": "t"}]}}
+        )
         call = await agent.notification("tools.execute")
         disk.write_error = errno.ENOSPC
         await agent.answer(call, "done")

@@ -10,6 +10,7 @@ import trio
 import car_trio
 from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
+from car_trio.nursery.dispatch import Dispatcher
 from car_trio.wire.session import NoParams
 from tests.peer import HOST_TOKEN, TOKEN, Refused, open_house
 
@@ -53,14 +54,31 @@ async def test_params_may_be_absent_null_or_empty(tmp_path, autojump_clock):
         ("runs.start", {"intent": 5}, r"Expected str, got int - at \$.intent"),
         ("state.get", [], "state.get: params: Expected object, got array"),
         ("tools.register", {}, "tools.register: params: Expected array"),
-        ("runs.record_turns", {"run_id": "r"}, r"^runs.record_turns requires \{ run_id, turns: \[RunTurn\] \}: "),
+        (
+            "runs.record_turns",
+            {"run_id": "r"},
+            r"^runs.record_turns requires \{ run_id, turns: \[RunTurn\] \}: ",
+        ),
         ("runs.record_turns", {"run_id": "r", "turns": []}, "length >= 1"),
         ("runs.record_turns", {"run_id": "r", "turns": [{}] * 257}, "length <= 256"),
         ("runs.complete", {"run_id": "r", "outcome": {"status": "fine"}}, r"at \$.outcome.status"),
+        (
+            "runs.complete",
+            {"run_id": "r", "outcome": {"status": "fine"}},
+            "expected one of done, failure, give_up, partial_success, success, timeout$",
+        ),
+        (
+            "runs.record_turns",
+            {"run_id": "r", "turns": [{"verifier_verdict": "maybe"}]},
+            "verifier_verdict, expected one of failed, not_run, passed$",
+        ),
+        ("runs.search", {"status": "lost"}, "expected one of completed, in_progress, incomplete$"),
         ("session.auth", {"token": 5}, "at .*token"),
     ],
 )
-async def test_a_wrong_shape_names_the_field_and_what_was_expected(tmp_path, autojump_clock, method, params, said):
+async def test_a_wrong_shape_names_the_field_and_what_was_expected(
+    tmp_path, autojump_clock, method, params, said
+):
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         with pytest.raises(Refused, match=said) as caught:
@@ -72,7 +90,10 @@ async def test_params_nested_beyond_reason_are_refused(tmp_path, autojump_clock)
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         deep = "[" * 5000 + "]" * 5000
-        for method, params in (("state.set", '{"key":"k","value":%s}' % deep), ("session.init", '{"tools":%s}' % deep)):
+        for method, params in (
+            ("state.set", '{"key":"k","value":%s}' % deep),
+            ("session.init", '{"tools":%s}' % deep),
+        ):
             await peer.send('{"id":1,"method":"%s","params":%s}' % (method, params))
             frame = await peer.receive()
             assert frame["error"]["code"] in (-32600, -32602)
@@ -106,17 +127,23 @@ async def test_more_than_256_requests_in_flight_are_refused_until_one_is_answere
         peer = await house.peer()
         await peer.call("tools.register", [{"name": "t"}])
         action = {"type": "tool_call", "tool": "t"}
-        asked = [await peer.request("proposal.submit", {"proposal": {"actions": [action]}}) for _ in range(256)]
+        asked = [
+            await peer.request("proposal.submit", {"proposal": {"actions": [action]}}) for _ in range(256)
+        ]
         calls = [await peer.notification("tools.execute") for _ in asked]
         with pytest.raises(Refused, match="^too many requests in flight") as caught:
             await peer.call("state.keys")
         assert caught.value.code == -32010
         await peer.answer(calls[7], 1)
-        assert (await peer.reply(asked[7]))["cost"]["tool_calls"] == 1
+        while "result" not in (frame := await peer.receive()):
+            pass
+        assert (frame["id"] in asked, frame["result"]["cost"]["tool_calls"]) == (True, 1)
         assert await peer.call("state.keys") == []
 
 
-async def test_a_defect_in_a_method_is_told_without_its_insides_and_ends_nothing(tmp_path, autojump_clock, caplog):
+async def test_a_defect_in_a_method_is_told_without_its_insides_and_ends_nothing(
+    tmp_path, autojump_clock, caplog
+):
     def broken(context, ask):
         raise ZeroDivisionError("secret insides")
 
@@ -130,7 +157,9 @@ async def test_a_defect_in_a_method_is_told_without_its_insides_and_ends_nothing
         }
         peer = await house.peer()
         for method in ("x.broken", "x.later"):
-            with pytest.raises(Refused, match=f"^'{method}' failed inside the daemon; its log says why$") as caught:
+            with pytest.raises(
+                Refused, match=f"^'{method}' failed inside the daemon; its log says why$"
+            ) as caught:
                 await peer.call(method)
             assert caught.value.code == -32603
         assert await peer.call("state.keys") == []
@@ -188,7 +217,9 @@ async def test_before_authentication_health_answers_and_anything_else_closes(tmp
         assert await stranger.closed() == 1008
 
 
-async def test_a_wrong_token_leaves_the_connection_open_for_another_try_and_ten_close_it(tmp_path, autojump_clock):
+async def test_a_wrong_token_leaves_the_connection_open_for_another_try_and_ten_close_it(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         stranger = await house.stranger()
         await stranger.open()
@@ -201,7 +232,9 @@ async def test_a_wrong_token_leaves_the_connection_open_for_another_try_and_ten_
         assert await stranger.closed() == 1008
 
 
-async def test_a_stranger_has_five_seconds_for_the_handshake_and_five_to_say_who_it_is(tmp_path, autojump_clock):
+async def test_a_stranger_has_five_seconds_for_the_handshake_and_five_to_say_who_it_is(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         mute, stranger = await house.stranger(), await house.stranger()
         await stranger.open()
@@ -276,7 +309,9 @@ async def test_state_belongs_to_the_connection(tmp_path, autojump_clock):
             await peer.reply(9)
 
 
-async def test_runs_are_listed_newest_first_while_open_and_after_and_searched_by_the_host(tmp_path, autojump_clock):
+async def test_runs_are_listed_newest_first_while_open_and_after_and_searched_by_the_host(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await house.peer("alice")
         ids = [(await peer.call("runs.start", {"intent": f"Paint the door {n}"}))["run_id"] for n in range(3)]
@@ -354,7 +389,9 @@ async def test_with_authentication_off_everybody_is_host_and_a_starter_may_write
         ("", 421),
     ],
 )
-async def test_only_names_of_this_machine_and_configured_ones_are_served(tmp_path, autojump_clock, host, status):
+async def test_only_names_of_this_machine_and_configured_ones_are_served(
+    tmp_path, autojump_clock, host, status
+):
     async with open_house(tmp_path, server={"allowed_hosts": ["car.internal"]}) as house:
         peer = await house.stranger()
         request = peer.protocol.connect()
@@ -368,7 +405,9 @@ async def test_only_names_of_this_machine_and_configured_ones_are_served(tmp_pat
         assert events[0].status_code == status
 
 
-@pytest.mark.parametrize(("origin", "status"), [("https://evil.example", 403), ("null", 403), ("http://ok.test", 101)])
+@pytest.mark.parametrize(
+    ("origin", "status"), [("https://evil.example", 403), ("null", 403), ("http://ok.test", 101)]
+)
 async def test_a_browsers_origin_must_be_on_the_list_also_without_authentication(
     tmp_path, autojump_clock, origin, status
 ):
@@ -403,3 +442,27 @@ async def test_a_silent_remote_client_is_pinged_and_then_cut(tmp_path, autojump_
         await peer.call("session.auth", {"token": TOKEN})
         assert await peer.closed() == 1006
         assert trio.current_time() >= 60
+
+
+async def test_an_error_in_one_connection_ends_that_one_and_nothing_else(
+    tmp_path, autojump_clock, monkeypatch, caplog
+):
+    take = Dispatcher.take
+
+    def broken(dispatcher, message):
+        if b"break me" in message:
+            raise ZeroDivisionError("a defect")
+        take(dispatcher, message)
+
+    monkeypatch.setattr(Dispatcher, "take", broken)
+    async with open_house(tmp_path) as house:
+        victim, other = await house.peer("alice"), await house.peer()
+        run_id = (await victim.call("runs.start", {"intent": "x"}))["run_id"]
+        await victim.send("break me")
+        assert await victim.closed() == 1006
+        assert await other.call("state.keys") == []
+        assert house.daemon.counters["connections_failed"] == 1
+        assert "ended by an error of the daemon" in caplog.text
+        await trio.sleep(1)
+        assert house.status(run_id) == "incomplete"
+        await other.call("session.auth", {"token": TOKEN, "agent_id": "alice"})

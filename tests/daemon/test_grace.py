@@ -33,7 +33,9 @@ async def test_a_dropped_run_becomes_incomplete_only_after_the_grace_window(tmp_
         assert trace_of(house, run_id)[-1]["termination"] == {"kind": "incomplete", "reason": "disconnected"}
 
 
-async def test_every_open_run_that_the_connection_started_is_swept_not_only_the_current_one(tmp_path, autojump_clock):
+async def test_every_open_run_that_the_connection_started_is_swept_not_only_the_current_one(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         runs = [
@@ -74,7 +76,9 @@ async def test_a_complete_from_another_connection_within_the_grace_wins(tmp_path
         assert house.status(run_id) == "completed"
 
 
-async def test_a_reconnected_agent_takes_its_run_over_by_its_key_and_the_old_sweep_leaves_it(tmp_path, autojump_clock):
+async def test_a_reconnected_agent_takes_its_run_over_by_its_key_and_the_old_sweep_leaves_it(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path) as house:
         ask = {"intent": "x", "idempotency_key": "job-1"}
         peer = await house.peer("alice")

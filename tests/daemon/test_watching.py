@@ -132,7 +132,10 @@ async def test_a_live_event_holds_the_bytes_of_the_file(tmp_path, autojump_clock
         run_id = (await agent.call("runs.start", {"intent": "x"}))["run_id"]
         watcher = await house.peer(host=True)
         await watcher.call("runs.subscribe", {"run_id": run_id})
-        odd = '{"run_id":"%s","turns":[{"output":{"n": 1.50, "big":123456789012345678901, "ü":"\\u00fc"}}]}' % run_id
+        odd = (
+            '{"run_id":"%s","turns":[{"output":{"n": 1.50, "big":123456789012345678901, "ü":"\\u00fc"}}]}'
+            % run_id
+        )
         await agent.send('{"id":77,"method":"runs.record_turns","params":%s}' % odd)
         raw: list[bytes] = []
         watcher._take = lambda frame: raw.append(bytes(frame.data)) or watcher.frames.append({})
@@ -206,7 +209,10 @@ async def test_a_second_subscription_replaces_the_first_and_unsubscribing_ends_i
         await agent.call("runs.record_turns", {"run_id": run_id, "turns": [{"prompt": "a"}]})
         assert (await agent.notification("runs.trace.event"))["cursor"] == 1
         assert await agent.call("runs.unsubscribe", {"run_id": run_id}) == {"run_id": run_id, "removed": True}
-        assert await agent.call("runs.unsubscribe", {"run_id": run_id}) == {"run_id": run_id, "removed": False}
+        assert await agent.call("runs.unsubscribe", {"run_id": run_id}) == {
+            "run_id": run_id,
+            "removed": False,
+        }
         await agent.call("runs.record_turns", {"run_id": run_id, "turns": [{"prompt": "b"}]})
         assert not agent.frames
 
@@ -235,7 +241,9 @@ async def test_a_trace_is_paged_by_limit_and_names_the_next_page(tmp_path, autoj
     async with open_house(tmp_path) as house:
         agent = await house.peer("alice")
         run_id = (await agent.call("runs.start", {"intent": "x"}))["run_id"]
-        await agent.call("runs.record_turns", {"run_id": run_id, "turns": [{"prompt": str(n)} for n in range(7)]})
+        await agent.call(
+            "runs.record_turns", {"run_id": run_id, "turns": [{"prompt": str(n)} for n in range(7)]}
+        )
         seen, cursor = [], 0
         while cursor is not None:
             page = await agent.call("runs.get_trace", {"run_id": run_id, "cursor": cursor, "limit": 3})

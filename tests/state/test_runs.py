@@ -170,7 +170,7 @@ def test_a_name_that_no_file_can_have_is_refused_before_anything_is_written(regi
         with pytest.raises(Refusal, match="bad name"):
             registry.start(unbound(), ask)
     with pytest.raises(Refusal, match="bad name"):
-        registry.start(unbound(), StartRun("i", agent_id=""+"bad"))
+        registry.start(unbound(), StartRun("i", agent_id="" + "bad"))
     assert journal.puts == []
 
 
@@ -390,6 +390,15 @@ def test_a_sweep_ends_every_open_run_of_the_connection_and_no_other(registry, jo
         "kind": "incomplete",
         "reason": "disconnected",
     }
+
+
+def test_nothing_is_current_on_a_connection_that_has_left(registry):
+    it = bound("a")
+    run = registry.start(it, StartRun("i"))
+    registry.leave(it.id)
+    registry.leave(it.id)
+    assert registry.current(it) is None
+    assert run.is_open
 
 
 def test_stopping_ends_what_is_open(registry, journal):

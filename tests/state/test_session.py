@@ -75,9 +75,7 @@ def test_the_tenth_failure_closes_the_connection_and_a_refused_binding_counts():
     attachments.attach("taken", "other")
     it = session()
     for n in range(9):
-        ask = (
-            Authenticate(token="wrong") if n % 2 else Authenticate(token="the-token", agent_id="taken")
-        )
+        ask = Authenticate(token="wrong") if n % 2 else Authenticate(token="the-token", agent_id="taken")
         assert not isinstance(refusal(it, ask, attachments), Fatal)
     assert isinstance(refusal(it, Authenticate(token="wrong"), attachments), Fatal)
 

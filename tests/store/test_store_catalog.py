@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -724,3 +725,19 @@ def test_a_run_that_vanishes_while_it_is_summed_up_is_left_out(
 
     monkeypatch.setattr("car_trio.store.survey.summarize", gone)
     assert list(all_rows(disk, layout)) == []
+
+
+def test_an_index_names_candidates_for_retention_from_the_catalog_and_from_files_alike(
+    layout: Layout, disk: Disk
+) -> None:
+    write(layout, A, *a_run(A))
+    write(layout, C, *a_run(C))
+    boot(layout, disk).close(clean=True)
+    long_after = datetime(2027, 11, 20, tzinfo=UTC)
+    for index in (RunIndex(layout, disk), RunIndex(layout, disk, use_catalog=False)):
+        found = index.retention_candidates(long_after, 0, 90)
+        assert {each.run_id for each in found} == {A.run_id, C.run_id}
+        index.close()
+    index = RunIndex(layout, disk)
+    assert index.retention_candidates(long_after, 0, 0) == []
+    index.close()
