@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
+from car_trio.state.policies import is_list
 from car_trio.state.run import Ticket
 from car_trio.wire.events import Event
 from car_trio.wire.frames import encode
@@ -68,8 +69,8 @@ class EventLog:
 def _cut(value: Any) -> Any:
     if isinstance(value, str) and len(value) > MAX_TEXT:
         return value[:MAX_TEXT] + "…"
-    if isinstance(value, list):
-        return [_cut(item) for item in cast(list[Any], value)[:MAX_ITEMS]]
+    if is_list(value):
+        return [_cut(item) for item in value[:MAX_ITEMS]]
     return value
 
 

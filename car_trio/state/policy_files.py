@@ -12,13 +12,13 @@ import re
 import tomllib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 import jsonschema_rs
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from car_trio.state.policies import Policy, Rule, State, calls, is_same, text_of
+from car_trio.state.policies import Policy, Rule, State, calls, is_list, is_object, is_same, text_of
 from car_trio.wire.proposals import Action
 
 PATTERN_OPTIONS = jsonschema_rs.RegexOptions(size_limit=1024 * 1024, dfa_size_limit=4 * 1024 * 1024)
@@ -198,11 +198,11 @@ def _strings(value: Any) -> Iterator[str]:
     """The strings inside, as they are: as JSON text they are escaped."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list):
-        for item in cast(list[Any], value):
+    elif is_list(value):
+        for item in value:
             yield from _strings(item)
-    elif isinstance(value, dict):
-        for key, item in cast(dict[str, Any], value).items():
+    elif is_object(value):
+        for key, item in value.items():
             yield key
             yield from _strings(item)
 
