@@ -23,7 +23,7 @@ from car_trio.engine.schemas import schema_problems
 from car_trio.engine.values import is_list, is_object
 
 MAX_BYTES: Final = 256 * 1024
-MAX_DEPTH: Final = 64
+MAX_DEPTH: Final = 128
 MAX_PATTERNS: Final = 64
 MAX_PLACES: Final = 5_000
 """Places of a schema with every reference put in place."""
