@@ -23,7 +23,6 @@ from car_trio.wire.runs import (
     RunList,
     RunRef,
     RunsFound,
-    RunSummary,
     SearchRuns,
     TornTail,
     Trace,
@@ -124,7 +123,7 @@ def listing(store: Store, newer: list[CatalogRow], ask: ListRuns) -> Raw:
     if ask.cursor is None and known:
         # A run that the catalog does not have yet is newer than all it has: it stands before the first page.
         rows = sorted(known.values(), key=lambda row: row.started_at, reverse=True) + rows
-    return Raw(encode(RunList(ask.agent_id, [in_list(row) for row in rows], next_cursor)))
+    return Raw(encode(RunList(ask.agent_id, [row.in_list() for row in rows], next_cursor)))
 
 
 def found(store: Store, newer: list[CatalogRow], ask: SearchRuns) -> Raw:
@@ -132,18 +131,4 @@ def found(store: Store, newer: list[CatalogRow], ask: SearchRuns) -> Raw:
     page, next_cursor = store.search(ask)
     known = {row.run_id: row for row in newer}
     rows = [known.get(row.run_id, row) for row in page]
-    return Raw(encode(RunsFound([in_list(row) for row in rows], next_cursor)))
-
-
-def in_list(row: CatalogRow) -> RunSummary:
-    return RunSummary(
-        run_id=row.run_id,
-        agent_id=row.agent_id,
-        intent=row.intent,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        status=row.status,
-        turn_count=row.turn_count,
-        outcome=row.outcome,
-        bytes=row.bytes,
-    )
+    return Raw(encode(RunsFound([row.in_list() for row in rows], next_cursor)))

@@ -60,7 +60,7 @@ class RunStore:
         if not _is_name(agent_id):
             return []
         rows, _ = self._index.list(agent_id)
-        return [_summary(self._fresh(row)) for row in rows]
+        return [self._fresh(row).in_list() for row in rows]
 
     def get_run_trace(self, run_id: str) -> list[RunRecord] | None:
         """All records of a run in order; None when there is no such run."""
@@ -155,17 +155,3 @@ def _decoded(record: Record) -> RunRecord:
         return _KNOWN.decode(record.raw)
     except msgspec.ValidationError:
         return Unknown(record.kind, msgspec.Raw(record.raw))
-
-
-def _summary(row: CatalogRow) -> RunSummary:
-    return RunSummary(
-        run_id=row.run_id,
-        agent_id=row.agent_id,
-        intent=row.intent,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        status=row.status,
-        turn_count=row.turn_count,
-        outcome=row.outcome,
-        bytes=row.bytes,
-    )

@@ -317,3 +317,17 @@ class CatalogRow(Struct, kw_only=True):
     tools: list[str] = []
     bytes: int = 0
     mtime_ns: int = 0
+
+    def in_list(self) -> RunSummary:
+        """The row as a list shows it."""
+        return RunSummary(
+            run_id=self.run_id,
+            agent_id=self.agent_id,
+            intent=self.intent,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            status=self.status,
+            turn_count=self.turn_count,
+            outcome=self.outcome,
+            bytes=self.bytes,
+        )
