@@ -87,7 +87,7 @@ FILES = [
     ('deny_tool = ["deploy"]', call(), "policy 'deny_tool:deploy': tool 'deploy' is denied"),
     (f'deny_keyword = ["{SECRET}"]', call(x={"deep": [f"a {SECRET} b"]}), "policy 'deny_keyword': parameter 'x' holds"),
     ('deny_keyword = ["a\\"b"]', call(x={"deep": ['a"b']}), "policy 'deny_keyword': parameter 'x' holds"),
-    ('deny_keyword = ["nope"]', call(x=[1, None, "yes"]), None),
+    ('deny_keyword = ["nope"]', call(x=[1, None, "yes", {"k": {}}]), None),
     ('[[deny_tool_param]]\ntool="deploy"\nparam="x"', call(x=1), "policy 'deny_tool_param:deploy.x': "),
     ('[[deny_tool_param]]\ntool="deploy"\nparam="x"', call(y=1), None),
     ('[[deny_tool_param]]\ntool="deploy"\nparam="x"\nequals=5', call(x=5.0), "policy 'deny_tool_param:deploy.x': "),
@@ -159,6 +159,7 @@ async def test_a_new_rule_holds_for_agents_that_are_already_connected_and_a_remo
 
 async def test_a_rate_limit_is_one_window_for_the_whole_daemon_counted_at_admission(tmp_path, autojump_clock):
     rule = '[[rate_limit_tool]]\ntool="http_request"\nmax_calls=2\ninterval_secs=60\n'
+    rule += '[[rate_limit_tool]]\ntool="other"\nmax_calls=0\ninterval_secs=60\n'
     policy_file(tmp_path, rule)
     async with open_house(tmp_path) as house:
         one, other = await with_tools(house), await house.peer()
