@@ -52,7 +52,7 @@ class EventLog:
             self._now(),
             UNSET if action_id is None else _cut(action_id),
             UNSET if proposal_id is None else _cut(proposal_id),
-            {key: _cut(value) for key, value in data.items()},
+            _bounded(data),
         )
         self.count += 1
         self._waiting.append(encode(event))
@@ -64,6 +64,14 @@ class EventLog:
         if self._waiting:
             lines, self._waiting = b"\n".join(self._waiting), []
             self.ticket = self._write(lines)
+
+
+def _bounded(data: dict[str, Any]) -> dict[str, Any]:
+    """Nearly always as it is: looking costs less than copying."""
+    for value in data.values():
+        if value.__class__ is list or (value.__class__ is str and len(value) > MAX_TEXT):
+            return {key: _cut(each) for key, each in data.items()}
+    return data
 
 
 def _cut(value: Any) -> Any:

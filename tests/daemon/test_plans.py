@@ -51,12 +51,16 @@ SCHEMA = {
         ({"to": "x", "deep": {"a/b": "s" * 20_000}}, "tool 'deploy': parameter '/deep/a~1b' violates enum"),
     ],
 )
-async def test_parameters_are_checked_by_the_schema_before_the_call(tmp_path, autojump_clock, parameters, reason):
+async def test_parameters_are_checked_by_the_schema_before_the_call(
+    tmp_path, autojump_clock, parameters, reason
+):
     async with open_house(tmp_path) as house:
         peer = await with_schema(house, SCHEMA)
         [row] = await rows(peer, call(**parameters))
         assert (row["status"], row.get("error")) == ("rejected" if reason else "succeeded", reason)
-        assert [event["kind"] for event in (await peer.call("events.query"))["events"]].count("policy_violation") == 0
+        assert [event["kind"] for event in (await peer.call("events.query"))["events"]].count(
+            "policy_violation"
+        ) == 0
 
 
 async def test_hostile_schemas_are_refused_and_nothing_is_fetched(tmp_path):
@@ -127,7 +131,9 @@ async def test_a_recursive_schema_is_used_as_deep_as_it_can_be_checked(tmp_path,
 async def test_many_schemas_are_compiled_in_steps_and_offered_at_once(tmp_path, autojump_clock):
     async with open_house(tmp_path) as house:
         peer = await house.peer()
-        tools = [{"name": f"t{n}", "parameters": {"properties": {"x": {"pattern": f"a{n}"}}}} for n in range(400)]
+        tools = [
+            {"name": f"t{n}", "parameters": {"properties": {"x": {"pattern": f"a{n}"}}}} for n in range(400)
+        ]
         registering = await peer.request("tools.register", tools)
         listing = await peer.request("tools.list")
         assert await peer.reply(registering) == 400
@@ -189,7 +195,9 @@ async def test_a_rate_limit_makes_calls_wait_for_their_turn(tmp_path, autojump_c
         assert [action for _, action in came] == [f"a{n}" for n in range(5)]
 
 
-async def test_the_wait_for_a_turn_counts_against_the_deadline_and_gives_the_turn_back(tmp_path, autojump_clock):
+async def test_the_wait_for_a_turn_counts_against_the_deadline_and_gives_the_turn_back(
+    tmp_path, autojump_clock
+):
     async with open_house(tmp_path, server={"tool_timeout_seconds": 30}) as house:
         peer = await with_schema(house, {}, rate_limit={"max_calls": 1, "interval_secs": 100})
         actions = several(3, failure_behavior="skip")
@@ -216,7 +224,9 @@ async def test_equal_calls_are_answered_from_the_cache_until_it_is_stale(tmp_pat
             return [row["output"]["n"] for row in result["results"]]
 
         one, other = {**call(x=1, y=2), "id": "a"}, {**call(y=2, x=1), "id": "b"}
-        assert await outputs(one, {**other, "state_dependencies": []}) == [1, 2], "side by side both are called"
+        assert await outputs(one, {**other, "state_dependencies": []}) == [1, 2], (
+            "side by side both are called"
+        )
         assert await outputs(one) == [2]
         assert await outputs({**call(x=1.0, y=2), "id": "c"}) == [1], "1.0 is another value"
         await trio.sleep(61)
@@ -282,7 +292,10 @@ async def test_verify_knows_the_connections_tools_and_state_unless_told_others(t
     async with open_house(tmp_path) as house:
         bare = await house.peer()
         proposal = plan({**call(), "state_dependencies": ["k"]})["proposal"]
-        ran = {each["name"]: each["ran"] for each in (await bare.call("verify", {"proposal": proposal}))["evidence"]["checks"]}
+        ran = {
+            each["name"]: each["ran"]
+            for each in (await bare.call("verify", {"proposal": proposal}))["evidence"]["checks"]
+        }
         assert (ran["tool_existence"], ran["param_schema"]) == (False, False), "a connection without tools"
         peer = await with_schema(house, {"required": ["to"]})
         await peer.call("state.set", {"key": "k", "value": 1})
@@ -299,7 +312,9 @@ async def test_verify_knows_the_connections_tools_and_state_unless_told_others(t
         assert (await peer.call("verify", {"proposal": proposal, "tool_schemas": schemas}))["valid"]
         write = {"type": "state_write", "parameters": {"key": "j", "value": 2}}
         assert await peer.call("simulate", {"proposal": {"actions": [write]}}) == {"k": 1, "j": 2}
-        assert await peer.call("simulate", {"proposal": {"actions": [write]}, "initial_state": {}}) == {"j": 2}
+        assert await peer.call("simulate", {"proposal": {"actions": [write]}, "initial_state": {}}) == {
+            "j": 2
+        }
         assert await peer.call("state.keys") == ["k"]
 
 
@@ -307,7 +322,14 @@ async def test_a_proposal_with_a_repeated_key_is_refused_wherever_it_is_asked_ab
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         twice = '{"actions":[{"type":"state_read","parameters":{"key":1,"key":2}}]}'
-        for method in ("verify", "simulate", "optimize", "transaction_check", "permission.classify", "permission.evaluate"):
+        for method in (
+            "verify",
+            "simulate",
+            "optimize",
+            "transaction_check",
+            "permission.classify",
+            "permission.evaluate",
+        ):
             await peer.send('{"id":9,"method":"%s","params":{"proposal":%s}}' % (method, twice))
             with pytest.raises(Refused, match=r"^invalid proposal JSON: duplicate key `key`") as caught:
                 await peer.reply(9)
@@ -324,8 +346,18 @@ async def test_what_grows_with_the_square_of_a_plan_is_bounded(tmp_path, autojum
         write = {"type": "state_write", "parameters": {"key": "k", "value": 1}}
         for method, action, count, said in (
             ("verify", write, 500, "pairs of actions"),
-            ("transaction_check", {"type": "state_read", "write_set": ["k"], "read_set": ["k"]}, 400, "pairs of actions"),
-            ("transaction_check", {"type": "state_read", "parameters": {"key": "k"}}, 10_001, "10001 actions"),
+            (
+                "transaction_check",
+                {"type": "state_read", "write_set": ["k"], "read_set": ["k"]},
+                400,
+                "pairs of actions",
+            ),
+            (
+                "transaction_check",
+                {"type": "state_read", "parameters": {"key": "k"}},
+                10_001,
+                "10001 actions",
+            ),
         ):
             with pytest.raises(Refused, match=said) as caught:
                 await peer.call(method, {"proposal": {"actions": [action] * count}})
@@ -412,7 +444,9 @@ async def test_events_are_asked_for_by_what_they_are(tmp_path, autojump_clock):
             assert caught.value.code == -32602
 
 
-async def test_the_event_log_is_a_file_of_the_connection_removed_with_the_age_of_runs(tmp_path, autojump_clock):
+async def test_the_event_log_is_a_file_of_the_connection_removed_with_the_age_of_runs(
+    tmp_path, autojump_clock
+):
     journals = tmp_path / "journals"
     async with open_house(tmp_path, runs={"max_age_days": 1}) as house:
         peer = await with_schema(house, {})
@@ -426,7 +460,9 @@ async def test_the_event_log_is_a_file_of_the_connection_removed_with_the_age_of
         for file in journals.iterdir():
             os.utime(file, (0, 0))
         await trio.sleep(3601)
-        assert [file.name for file in journals.iterdir()] == [f"{client_id}.jsonl"], "who is connected keeps it"
+        assert [file.name for file in journals.iterdir()] == [f"{client_id}.jsonl"], (
+            "who is connected keeps it"
+        )
         lines = (journals / f"{client_id}.jsonl").read_text().splitlines()
         assert [json.loads(line)["kind"] for line in lines][:2] == ["proposal_received", "action_validated"]
 

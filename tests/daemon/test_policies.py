@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 
 import pytest
 import trio
@@ -62,9 +61,17 @@ REGISTERED = [
     ),
     ({"rule": "deny_tool_param", "target": "deploy", "key": "to", "pattern": "sk-"}, call(to="x"), None),
     ({"rule": "deny_tool_param", "target": "deploy", "key": "to", "pattern": "sk-"}, call(at=SECRET), None),
-    ({"rule": "require_state", "key": "ok", "value": 5}, call(), "state 'ok' does not have the required value"),
+    (
+        {"rule": "require_state", "key": "ok", "value": 5},
+        call(),
+        "state 'ok' does not have the required value",
+    ),
     ({"rule": "require_state", "key": "set", "value": 5}, call(), None),
-    ({"rule": "require_state", "key": "set", "value": 5.0}, call(), "state 'set' does not have the required value"),
+    (
+        {"rule": "require_state", "key": "set", "value": 5.0},
+        call(),
+        "state 'set' does not have the required value",
+    ),
     ({"rule": "require_state", "key": "ok", "value": 5, "target": "other"}, call(), None),
 ]
 
@@ -223,7 +230,11 @@ async def test_a_file_that_cannot_be_read_is_as_broken_as_one_that_does_not_pars
     async with open_house(tmp_path) as house:
         peer = await with_tools(house)
         (directory / "a.toml").mkdir()
-        for said in ("a.toml, line 1: is no regular file", "b.toml, line 2: is not UTF-8", "c.toml, line 1: has "):
+        for said in (
+            "a.toml, line 1: is no regular file",
+            "b.toml, line 2: is not UTF-8",
+            "c.toml, line 1: has ",
+        ):
             with pytest.raises(Refused, match=said):
                 await peer.call("proposal.submit", plan(call()))
             for old in directory.iterdir():
@@ -232,7 +243,7 @@ async def test_a_file_that_cannot_be_read_is_as_broken_as_one_that_does_not_pars
                 (directory / "b.toml").write_bytes(b"# \n\xff")
             elif said.startswith("b"):
                 (directory / "c.toml").write_text("#" * (1024 * 1024 + 1))
-        os.symlink("nowhere", directory / "d.toml")
+        (directory / "d.toml").symlink_to("nowhere")
         with pytest.raises(Refused, match="d.toml, line 1: is no regular file"):
             await peer.call("proposal.submit", plan(call()))
         (directory / "d.toml").unlink()
@@ -274,7 +285,10 @@ async def test_session_init_offers_tools_and_policies_all_or_none(tmp_path, auto
     async with open_house(tmp_path) as house:
         peer = await house.peer()
         policy = {"name": "n", "rule": "deny_tool", "target": "deploy"}
-        for bad in ({"policies": [policy, {"name": "m", "rule": "deny_tool"}]}, {"policies": [policy] * 1001}):
+        for bad in (
+            {"policies": [policy, {"name": "m", "rule": "deny_tool"}]},
+            {"policies": [policy] * 1001},
+        ):
             with pytest.raises(Refused):
                 await peer.call("session.init", {"tools": [{"name": "deploy"}], **bad})
         assert (await peer.call("tools.list"))["count"] == 0
@@ -355,7 +369,9 @@ async def test_the_gate_refuses_a_plan_whole_until_its_fingerprints_are_approved
         await host.call("permission.reject", {"fingerprint": "tool_call|echo|{}"})
         assert [row["status"] for row in await rows(peer, *both)] == ["rejected", "rejected"]
         trace = await peer.call("runs.get_trace", {"run_id": run_id})
-        assert [record.get("status") for record in trace["records"]][1:] == ["rejected"] * 2 + ["succeeded"] * 2 + ["rejected"] * 2
+        assert [record.get("status") for record in trace["records"]][1:] == ["rejected"] * 2 + [
+            "succeeded"
+        ] * 2 + ["rejected"] * 2
     async with open_house(tmp_path, permissions=GATED) as house:
         peer = await with_tools(house, "deploy", "echo")
         assert (await rows(peer, both[1]))[0]["status"] == "succeeded", "the decision holds for good"

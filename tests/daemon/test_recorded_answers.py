@@ -76,7 +76,11 @@ def aborting_level(proposal: Any, rows: list[dict[str, Any]]) -> set[int]:
         for row, action in zip(rows, actions, strict=True)
     )
     failed = [place for place, row in enumerate(rows) if row["status"] == "failed"]
-    return {place for level in levels(actions) if set(level) & set(failed) for place in level} if aborted else set()
+    return (
+        {place for level in levels(actions) if set(level) & set(failed) for place in level}
+        if aborted
+        else set()
+    )
 
 
 def compare(row: dict[str, Any], result: dict[str, Any], tools: Tools) -> None:

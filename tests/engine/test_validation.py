@@ -14,7 +14,11 @@ def test_a_schema_is_bounded_in_bytes():
 
 def test_a_reference_to_the_whole_schema_and_into_a_list_leads_there():
     check = ParameterCheck(
-        "t", {"properties": {"next": {"$ref": "#"}, "n": {"$ref": "#/anyOf/0"}}, "anyOf": [{"type": ["object", "number"]}]}
+        "t",
+        {
+            "properties": {"next": {"$ref": "#"}, "n": {"$ref": "#/anyOf/0"}},
+            "anyOf": [{"type": ["object", "number"]}],
+        },
     )
     assert check.problems({"next": {"next": {"n": 1}}}) == []
     assert check.problems({"next": {"n": "s"}}) == ["tool 't': parameter '/next/n' violates type"]
@@ -28,11 +32,15 @@ def test_large_parameters_have_their_first_violation_told():
 
 def test_parameters_too_large_for_a_large_schema_are_refused():
     check = ParameterCheck("t", {"properties": {f"p{n}": {"maxLength": 9} for n in range(1000)}})
-    assert check.problems({"p1": "x", "rest": "y" * 1_000_000})[0].endswith("too deep to be checked by its schema")
+    assert check.problems({"p1": "x", "rest": "y" * 1_000_000})[0].endswith(
+        "too deep to be checked by its schema"
+    )
 
 
 def test_a_value_is_never_quoted():
-    check = ParameterCheck("t", {"required": ["a"], "properties": {"b": {"const": 1}}, "propertyNames": {"maxLength": 3}})
+    check = ParameterCheck(
+        "t", {"required": ["a"], "properties": {"b": {"const": 1}}, "propertyNames": {"maxLength": 3}}
+    )
     said = "; ".join(check.problems({"b": "sk-secret", "name": 1}))
     assert said == (
         "tool 't': missing required parameter 'a'; tool 't': parameter '/b' violates const; "

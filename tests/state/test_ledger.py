@@ -20,12 +20,17 @@ class Told:
 
 
 def line(fingerprint: str, decision: str = "approved") -> LedgerLine:
-    return LedgerLine(fingerprint, "full_access", decision, "me", None, None, "2026-01-01T00:00:00.000000000+00:00")
+    return LedgerLine(
+        fingerprint, "full_access", decision, "me", None, None, "2026-01-01T00:00:00.000000000+00:00"
+    )
 
 
 def test_the_last_line_about_a_fingerprint_counts_and_a_damaged_one_allows_nothing():
     damaged = encode(line("c")).replace(b"approved", b"maybe")
-    ledger = Ledger(lambda _: Told(), [encode(line("a")), damaged, b"\xff", encode(line("a", "rejected")), encode(line("b"))])
+    ledger = Ledger(
+        lambda _: Told(),
+        [encode(line("a")), damaged, b"\xff", encode(line("a", "rejected")), encode(line("b"))],
+    )
     assert ledger.damaged == 2
     found = ledger.about(["a", "b", "c", "d"])
     assert {mark: each["decision"] for mark, each in found.items()} == {"a": "rejected", "b": "approved"}

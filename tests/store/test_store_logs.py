@@ -51,7 +51,11 @@ def test_old_journals_of_the_gone_are_removed(tmp_path):
             os.utime(tmp_path / "journals" / name, (0, 0))
     (tmp_path / "journals" / "directory").mkdir()
     assert drop_journals(Disk(), layout, {"live"}, cutoff) == 2
-    assert {path.name for path in (tmp_path / "journals").iterdir()} == {"live.jsonl", "new.jsonl", "directory"}
+    assert {path.name for path in (tmp_path / "journals").iterdir()} == {
+        "live.jsonl",
+        "new.jsonl",
+        "directory",
+    }
 
 
 def test_only_toml_files_are_policies_and_what_vanished_meanwhile_is_not_there(tmp_path, monkeypatch):
