@@ -81,7 +81,9 @@ async def submit(context: Context, submission: Submission) -> Answer:
         final=recorder.record,
     )
     try:
-        refused = None if execution.refusal() is not None else doorman.gate()
+        refused = None
+        if context.daemon.permissions.gate and execution.refusal() is None:
+            refused = doorman.gate(await worked_out(context, len(submission.raw), doorman.decisions))
         result = await execution.run() if refused is None else execution.refuse(refused)
     finally:
         context.events.flush()
@@ -101,15 +103,15 @@ class Doorman:
             context.events, proposal.id, None if submission.run is None else submission.run.ref.run_id
         )
 
-    def gate(self) -> str | None:
-        """Why the plan as a whole may not run: an action of it is above the session's tier and nobody approved."""
-        permissions = self._context.daemon.permissions
-        if not permissions.gate:
-            return None
+    def decisions(self) -> list[dict[str, Any]]:
+        """What the session's tier and the ledger say of each action. Reads only, so a thread may do it."""
         actions = self._proposal.actions
-        decided = permissions.ledger.about(map(fingerprint, actions))
-        rows = evaluated(actions, self._context.session.tier, decided)
-        for action, row in zip(actions, rows, strict=True):
+        decided = self._context.daemon.permissions.ledger.about(map(fingerprint, actions))
+        return evaluated(actions, self._context.session.tier, decided)
+
+    def gate(self, rows: list[dict[str, Any]]) -> str | None:
+        """Why the plan as a whole may not run: an action of it is above the session's tier and nobody approved."""
+        for action, row in zip(self._proposal.actions, rows, strict=True):
             said = {"decision": row["decision"], "required": row["required"]}
             self._events.note("permission_decision", action, said)
         marks = list(dict.fromkeys(row["fingerprint"] for row in rows if row["decision"] != "allow"))

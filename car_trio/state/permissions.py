@@ -49,7 +49,9 @@ class Ledger:
         return self._write(encoded)
 
     def about(self, fingerprints: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """The decisions about these, as the rules read them."""
+        """The decisions about these, as the rules read them. Nothing is asked of them while there are none."""
+        if not self._decisions:
+            return {}
         found = {mark: self._decisions.get(mark) for mark in fingerprints}
         return {mark: msgspec.structs.asdict(line) for mark, line in found.items() if line is not None}
 

@@ -56,7 +56,8 @@ def text_of(value: Any) -> str:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    return _sorted(one) == _sorted(other)
+    # A NaN, which a file may hold, is written as null.
+    return (one is None) == (other is None) and _sorted(one) == _sorted(other)
 
 
 def reasons(policies: Iterable[Policy], action: Action, state: State) -> Iterator[str]:

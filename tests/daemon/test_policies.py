@@ -105,6 +105,7 @@ FILES = [
     ('[[allow_tool_param]]\ntool="deploy"\nparam="x"\nallow=["dev"]', call(x="prod"), "policy 'allow_tool_param:deploy.x': "),
     ('[[allow_tool_param]]\ntool="deploy"\nparam="x"\nallow=["dev"]', call(), "policy 'allow_tool_param:deploy.x': "),
     ('[[allow_tool_param]]\ntool="deploy"\nparam="x"\nallow=[5]', call(x=5.0), "policy 'allow_tool_param:deploy.x': "),
+    ('[[allow_tool_param]]\ntool="deploy"\nparam="x"\nallow=[nan]', call(x=None), "policy 'allow_tool_param:deploy.x': "),
     ('[[allow_tool_param]]\ntool="other"\nparam="x"\nallow=["dev"]', call(), None),
     ('[[deny_tool_param_matching]]\ntool="deploy"\nparam="x"\nmatches="sk-[a-z]+-\\\\d"', call(x=f"a{SECRET}"), "policy 'deny_tool_param_matching:deploy.x': "),
     ('[[deny_tool_param_matching]]\ntool="deploy"\nparam="x"\nmatches="^sk"', call(x="a sk"), None),
