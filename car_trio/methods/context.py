@@ -125,7 +125,7 @@ class Daemon:
     policies: Policies
     permissions: Permissions
     check_name: Callable[[str], object]
-    log_event: Callable[[str, bytes], Ticket]
+    log_event: Callable[[str, bytes, bool], Ticket]
     now: Callable[[], str]
     new_id: Callable[[], str]
     uptime: Callable[[], float]

@@ -42,7 +42,6 @@ from car_trio.wire.runs import (
 def start(context: Context, ask: StartRun) -> Answer:
     run = context.daemon.runs.start(context.session, ask)
     context.events.note("run_started", {"run_id": run.ref.run_id, "agent_id": run.ref.agent_id})
-    context.events.flush()
     return Answer(RunStarted(run.ref.run_id, run.ref.agent_id), run.ticket)
 
 

@@ -115,6 +115,7 @@ class Connection:
             LOG.exception("session %s ended by an error of the daemon", self.session.id)
         finally:
             self._gone()
+            self._events.close()
             await trio.aclose_forcefully(self._stream)
 
     async def _live(self) -> None:

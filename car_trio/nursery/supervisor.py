@@ -215,7 +215,7 @@ def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
             tier=config.permissions.tier,
         ),
         check_name=encode_name,
-        log_event=lambda client_id, lines: journal.log(journal_file(client_id), lines),
+        log_event=lambda client_id, lines, last: journal.log(journal_file(client_id), lines, last=last),
         now=now,
         new_id=lambda: str(uuid.uuid4()),
         uptime=lambda: trio.current_time() - started,

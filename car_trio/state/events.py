@@ -1,7 +1,7 @@
 """The event log of one connection (protocol `engine.md` section 1, "Event log").
 
 Events are encoded when they happen and handed to the journal in bunches: when the plan is about to wait, when it is
-done, or when many have gathered. They are a log, not the record: runs are what must not be lost. Long texts are cut,
+done, at a run's end, or when many have gathered. They are a log, not the record: runs are what must not be lost. Long texts are cut,
 and no parameter gets in but as a digest, which is how an event joins a turn.
 """
 
@@ -33,9 +33,12 @@ def digest_of(parameters: dict[str, Any]) -> str:
 
 
 class EventLog:
-    """The events of a connection. `write` hands lines to the journal; `count` is how many there are."""
+    """The events of a connection. `write` hands lines to the journal, and says whether they are the last; `count` is
+    how many events there are."""
 
-    def __init__(self, client_id: str, write: Callable[[bytes], Ticket], now: Callable[[], str]) -> None:
+    def __init__(
+        self, client_id: str, write: Callable[[bytes, bool], Ticket], now: Callable[[], str]
+    ) -> None:
         self._client_id = client_id
         self._write = write
         self._now = now
@@ -63,7 +66,13 @@ class EventLog:
         """Hands over what has gathered. `ticket` is then about the last of it."""
         if self._waiting:
             lines, self._waiting = b"\n".join(self._waiting), []
-            self.ticket = self._write(lines)
+            self.ticket = self._write(lines, False)
+
+    def close(self) -> None:
+        """The connection is over: nothing follows."""
+        lines, self._waiting = b"\n".join(self._waiting), []
+        if lines or self.ticket is not None:
+            self._write(lines, True)
 
 
 def _bounded(data: dict[str, Any]) -> dict[str, Any]:

@@ -55,10 +55,11 @@ def test_the_ledger_is_bounded(monkeypatch):
 
 
 def test_events_are_handed_over_in_bunches_and_long_texts_cut():
-    written = []
+    written, ends = [], []
 
-    def write(lines):
+    def write(lines, last):
         written.append(lines)
+        ends.append(last)
         return Told()
 
     log = EventLog("c", write, lambda: "now")
@@ -74,3 +75,7 @@ def test_events_are_handed_over_in_bunches_and_long_texts_cut():
     log.flush()
     assert len(written) == 2
     assert log.count == MAX_WAITING + 1
+    log.close()
+    assert (written[2:], ends) == ([b""], [False, False, True])
+    EventLog("d", write, lambda: "now").close()
+    assert len(written) == 3, "who logged nothing has no file"

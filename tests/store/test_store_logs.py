@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from datetime import UTC, datetime
 
@@ -14,6 +15,9 @@ from car_trio.store.layout import Layout
 from car_trio.store.log_files import lines
 from car_trio.store.policy_reading import Unreadable, read_texts, stamps
 from car_trio.wire.events import QueryEvents
+from tests.sim_disk import ROOT, Fault
+from tests.store.store_scripts import B
+from tests.store.test_store_journal import Place, settled
 
 
 def test_a_continued_file_is_read_as_one_without_the_lines_that_say_so(tmp_path):
@@ -89,3 +93,28 @@ def test_a_file_that_is_gone_when_it_is_read_is_unreadable_and_too_many_are_refu
     (tmp_path / "a.toml").write_text("x = 1")
     with pytest.raises(Unreadable, match="more than 0"):
         stamps(tmp_path)
+
+
+async def test_after_its_last_lines_a_journal_file_gives_its_descriptor_back(autojump_clock):
+    place = Place()
+    async with place.journal() as journal:
+        await settled(journal.log("journals/c.jsonl", b"one"))
+        assert len(place.disk.open_files) == 1
+        await settled(journal.log("journals/c.jsonl", b"", last=True))
+        assert place.disk.open_files == {}
+        await settled(journal.log("journals/c.jsonl", b"two", last=True))
+        assert place.disk.open_files == {}
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\n"
+
+
+async def test_a_file_may_be_let_go_for_want_of_descriptors_in_the_batch_that_ends_it(autojump_clock):
+    place = Place()
+    async with place.journal() as journal:
+        await settled(journal.log("journals/c.jsonl", b"one"))
+        place.disk.begin()
+        place.disk.faults = [Fault(1, errno.EMFILE, kind="create")]
+        journal.put(B, [], durable=lambda: None)
+        journal.log("journals/c.jsonl", b"", last=True)
+        assert await settled(journal.log("journals/d.jsonl", b"two")) is None
+        assert journal.failures == 0
+        assert len(place.disk.open_files) == 1
