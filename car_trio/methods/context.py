@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 from msgspec import Raw
 
@@ -54,7 +54,11 @@ class Store(Protocol):
     @property
     def degraded(self) -> str | None: ...
     def find(self, run_id: str) -> CatalogRow | None: ...
-    def list_runs(self, agent_id: str, cursor: str | None, limit: int | None) -> Paged: ...
+    def check(self, purpose: Literal["start", "turns"]) -> None: ...
+    def list_runs(
+        self, agent_id: str, cursor: str | None, limit: int | None, newer: list[CatalogRow]
+    ) -> Paged: ...
+    def torn_bytes(self, ref: RunRef) -> int: ...
     def search(self, ask: SearchRuns) -> Paged: ...
     def read_page(
         self, ref: RunRef, position: Position, *, until: int | None, max_bytes: int, max_records: int | None
@@ -133,6 +137,7 @@ class Daemon:
     tenants: Tenants = field(default_factory=Tenants)
     sessions: dict[str, Session] = field(default_factory=dict[str, Session])
     is_stopping: bool = False
+    document: Raw | None = None
     counters: Counter[str] = field(default_factory=Counter[str])
 
 

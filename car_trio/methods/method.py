@@ -6,6 +6,8 @@ its `admit`, a `def` that still runs in the reader, because Trio starts tasks in
 
 A `def` whose params can be large has `slices`: a generator that prepares them step by step and returns what `call`
 gets. Of a small message the steps run in the reader; of a large one in a task, with the loop running in between.
+
+`reads` marks an `async def` whose reply is built from disk and can be large: one of them at a time per connection.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class Method:
         "call",
         "is_async",
         "params",
+        "reads",
         "requires",
         "results",
         "slice_bytes",
@@ -55,6 +58,7 @@ class Method:
         slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
         slice_bytes: int = SLICE_BYTES,
         requires: str | None = None,
+        reads: bool = False,
     ) -> None:
         self.params = params
         self.call = call
@@ -64,6 +68,7 @@ class Method:
         self.slices = slices
         self.slice_bytes = slice_bytes
         self.requires = requires
+        self.reads = reads
         self.is_async = inspect.iscoroutinefunction(call)
         self._decode = msgspec.json.Decoder(params).decode
 

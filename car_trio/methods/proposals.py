@@ -43,14 +43,17 @@ class Submission(NamedTuple):
 
 
 def admit(context: Context, ask: SubmitProposal) -> Submission:
+    run = context.daemon.runs.current(context.session)
     degraded = context.daemon.store.degraded
     if degraded is not None:
         raise storage_degraded(degraded, pending=False)
+    if run is not None:
+        context.daemon.store.check("turns")
     context.daemon.policies.refresh()
     context.daemon.policies.require()
     return Submission(
         bytes(ask.proposal),
-        context.daemon.runs.current(context.session),
+        run,
         _state(context, ask),
         context.session.policies.applying(ask.session_id),
     )
@@ -68,7 +71,7 @@ def _state(context: Context, ask: SubmitProposal) -> Values:
 
 async def submit(context: Context, submission: Submission) -> Answer:
     proposal = await worked_out(context, len(submission.raw), parse_strict, submission.raw)
-    context.allow(budget_seconds(proposal))
+    context.allow(budget_seconds(proposal, context.daemon.tool_timeout_seconds))
     recorder = Recorder(context.daemon.runs, submission.run, proposal.id, context.daemon.now)
     doorman = Doorman(context, submission, proposal)
     execution = Execution(

@@ -24,7 +24,6 @@ from car_trio.wire import runs as r
 from car_trio.wire import session as s
 from car_trio.wire import tools as t
 
-TURNS = "{ run_id, turns: [RunTurn] }"
 FEW_SCHEMAS = 16 * 1024
 """Compiling the schemas of a larger message takes long enough to be done in steps."""
 
@@ -112,7 +111,12 @@ METHODS: dict[str, Method] = {
     ),
     "events.count": Method(s.NoParams, events.count, int, "How many events this connection has."),
     "events.query": Method(
-        e.QueryEvents, events.query, e.EventsFound, "Its events, newest first.", admit=events.admit_query
+        e.QueryEvents,
+        events.query,
+        e.EventsFound,
+        "Its events, newest first.",
+        admit=events.admit_query,
+        reads=True,
     ),
     # Runs
     "runs.start": Method(r.StartRun, runs.start, r.RunStarted, "Open a run, or find it again by its key."),
@@ -123,18 +127,20 @@ METHODS: dict[str, Method] = {
         r.TurnsRecorded,
         "Append turns that the agent tells, all or none.",
         slices=runs.bound_turns,
-        requires=TURNS,
+        requires=runs.TURNS,
     ),
     "runs.subscribe": Method(
-        r.Subscribe, runs.subscribe, r.Snapshot, "Follow a run without a gap.", admit=runs.watch
+        r.Subscribe, runs.subscribe, r.Snapshot, "Follow a run without a gap.", admit=runs.watch, reads=True
     ),
     "runs.unsubscribe": Method(r.Unsubscribe, runs.unsubscribe, r.Unsubscribed, "Stop following."),
-    "runs.list": Method(r.ListRuns, runs.list_runs, r.RunList, "An agent's runs.", admit=runs.may_list),
+    "runs.list": Method(
+        r.ListRuns, runs.list_runs, r.RunList, "An agent's runs.", admit=runs.may_list, reads=True
+    ),
     "runs.get_trace": Method(
-        r.GetTrace, runs.get_trace, (r.Trace, r.NotFound), "A run's records.", admit=runs.may_read
+        r.GetTrace, runs.get_trace, (r.Trace, r.NotFound), "A run's records.", admit=runs.may_read, reads=True
     ),
     "runs.search": Method(
-        r.SearchRuns, runs.search, r.RunsFound, "Find runs; host role.", admit=runs.may_search
+        r.SearchRuns, runs.search, r.RunsFound, "Find runs; host role.", admit=runs.may_search, reads=True
     ),
     "runs.remove": Method(
         r.RemoveRuns, runs.remove, r.RunsRemoved, "Remove ended runs; host role.", admit=runs.may_remove

@@ -107,5 +107,7 @@ class Callbacks:
 def _text(raw: Raw | msgspec.UnsetType) -> str:
     if raw is UNSET:
         return ""
-    value: object = msgspec.json.decode(raw)
-    return value if isinstance(value, str) else ""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except msgspec.MsgspecError:
+        return ""

@@ -42,7 +42,7 @@ def is_allowed_host(values: Iterable[str], server: Server) -> bool | None:
     name = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdigit() else host
     allowed = {"127.0.0.1", "localhost", "[::1]", *(each.lower() for each in server.allowed_hosts)}
     if server.host not in LOOPBACK:
-        allowed.add(server.host.lower())
+        allowed.add(f"[{server.host.lower()}]" if ":" in server.host else server.host.lower())
     return name in allowed
 
 
@@ -74,6 +74,7 @@ class Connection:
         is_remote: bool = False,
         is_full: Callable[[], bool] = lambda: False,
         known: Callable[[Connection], None] = lambda _: None,
+        left: Callable[[Connection], None] = lambda _: None,
     ) -> None:
         self._daemon = daemon
         self._desk = desk
@@ -81,6 +82,8 @@ class Connection:
         self._is_remote = is_remote
         self._is_full = is_full
         self._known = known
+        self._left = left
+        self._has_left = False
         self._config = config
         self._server = config.server
         self._scope = trio.CancelScope()
@@ -115,7 +118,7 @@ class Connection:
             LOG.exception("session %s ended by an error of the daemon", self.session.id)
         finally:
             self._gone()
-            self._events.close()
+            self._leave()
             await trio.aclose_forcefully(self._stream)
 
     async def _live(self) -> None:
@@ -130,6 +133,9 @@ class Connection:
                     finally:
                         self._gone()
                         requests.cancel_scope.deadline = self._requests_deadline
+            else:
+                self._known(self)  # turned away: it takes no stranger's place while it reads the answer
+            self._leave()
             self._socket.finish()
             if not self._writing.cancel_called:  # nothing is on its way to somebody who was cut
                 await self._socket.linger()
@@ -190,6 +196,16 @@ class Connection:
             self._peer.unsubscribe_all()
         self._daemon.runs.leave(self.session.id)
         self._daemon.sessions.pop(self.session.id, None)
+
+    def _leave(self) -> None:
+        """All requests are done: what they did to the connection's belongings ends here, and the sweep may begin."""
+        if self._has_left:
+            return
+        self._has_left = True
+        self._events.close()
+        self._daemon.attachments.release(self.session.id)
+        self._daemon.runs.leave(self.session.id)
+        self._left(self)
 
     def _close(self, code: int, reason: str) -> None:
         """Ends the connection in order: what is posted is sent, then the close."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -40,6 +41,8 @@ from car_trio.wire.runs import CatalogRow
 LOG = logging.getLogger("car_trio.dispatch")
 PROGRESS_SECONDS = 10.0
 SHOWN_NAME = 80
+ENDS = frozenset({"runs.complete", "runs.record_turns"})
+"""What is still answered while the daemon stops: an agent that just finishes should not lose its word."""
 
 T = TypeVar("T")
 Spawn = Callable[..., None]
@@ -103,6 +106,7 @@ class Dispatcher:
         self._is_fixed = config.environment.handler_timeout is not None
         self._serial = 0
         self._held: deque[tuple[Request, Frame, int]] | None = None
+        self._reads: trio.Semaphore | None = None
         self.in_flight: dict[int, Request] = {}
         self.is_stopping = False
 
@@ -127,8 +131,14 @@ class Dispatcher:
             self._begin(request, frame, len(message))
 
     def _take_reply(self, frame: Frame) -> None:
-        if not self._callbacks.settle(frame) and frame.result is UNSET and frame.error is UNSET:
-            reply_id = b"null" if frame.id is UNSET else bytes(frame.id)
+        reply_id = b"null" if frame.id is UNSET else bytes(frame.id)
+        is_late = reply_id.startswith(b'"cb-')
+        if (
+            not self._callbacks.settle(frame)
+            and frame.result is UNSET
+            and frame.error is UNSET
+            and not is_late
+        ):
             self._post(error_frame(reply_id, Refusal("not a request: no method", INVALID_REQUEST)))
 
     def _begin(self, request: Request, frame: Frame, size: int) -> None:
@@ -144,7 +154,7 @@ class Dispatcher:
     def _admitted(self, request: Request) -> Method:
         """The method, if this connection may call it now."""
         self._context.session.require(request.method)
-        if self.is_stopping:
+        if self.is_stopping and request.method not in ENDS:
             raise stopping()
         if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
             raise Refusal(
@@ -162,17 +172,17 @@ class Dispatcher:
         context = self._context
         if method.slices is not None and size > method.slice_bytes:
             self._held = deque() if self._held is None else self._held
-            self._spawn(self._run, request, partial(self._in_slices, method, params), self._release)
+            self._spawn(self._run, request, partial(self._in_slices, method, params), False, self._release)
             return
         prepared = params if method.slices is None else exhaust(method.slices(context, params))
         rule = method.call if not method.is_async else method.admit
         try:
             decided = prepared if rule is None else rule(context, prepared)
         except Lookup:
-            self._spawn(self._run, request, partial(self._after_lookup, method, prepared))
+            self._spawn(self._run, request, partial(self._after_lookup, method, prepared), method.reads)
             return
         if method.is_async:
-            self._spawn(self._run, request, partial(_call, method, decided))
+            self._spawn(self._run, request, partial(_call, method, decided), method.reads)
         else:
             self._answer(request, decided)
 
@@ -182,14 +192,22 @@ class Dispatcher:
         self,
         request: Request,
         work: Callable[[Context], Awaitable[Any]],
+        reads: bool = False,
         after: Callable[[], None] | None = None,
     ) -> None:
-        """A request's task, until its deadline; whatever happens the request is answered, once."""
+        """A request's task, until its deadline; whatever happens the request is answered, once.
+
+        `reads`: its reply is built from disk. Those of one connection are built one after the other, each when the
+        peer has read enough of what was sent before: pipelined, they would fill the memory with replies.
+        """
         scope = trio.CancelScope(deadline=trio.current_time() + self._handler_seconds)
         told = False
         with scope:
             try:
-                self._answer(request, await work(replace(self._context, allow=partial(self._allow, scope))))
+                async with self._turn_to_read if reads else nullcontext():
+                    self._answer(
+                        request, await work(replace(self._context, allow=partial(self._allow, scope)))
+                    )
                 told = True
             except Refusal as refusal:
                 told = True
@@ -207,6 +225,12 @@ class Dispatcher:
             waited = trio.current_time() - request.began
             text = f"'{request.method}' was abandoned at its deadline after {waited:.0f} s"
             self._refuse(request, Refusal(text, DEADLINE_EXCEEDED))
+
+    @property
+    def _turn_to_read(self) -> trio.Semaphore:
+        if self._reads is None:
+            self._reads = trio.Semaphore(1)
+        return self._reads
 
     def _allow(self, scope: trio.CancelScope, seconds: float) -> None:
         if not self._is_fixed:
@@ -255,14 +279,19 @@ class Dispatcher:
             answer.ticket.then(partial(self._settled, request, answer))
 
     def _settled(self, request: Request, answer: Answer, late: Refusal | None) -> None:
-        if late is not None:
-            # What was accepted will be true: the caller learns now what the reply would have said.
-            late = Refusal(late.message, late.code, {**late.data, "result": answer.result})
-            self._refuse(request, late)
-            return
-        self._reply(request, answer.result)
-        if answer.then is not None:
-            answer.then()
+        try:
+            if late is not None:
+                # What was accepted will be true: the caller learns now what the reply would have said.
+                self._refuse(
+                    request, Refusal(late.message, late.code, {**late.data, "result": answer.result})
+                )
+                return
+            self._reply(request, answer.result)
+            if answer.then is not None:
+                answer.then()
+        except Exception:
+            # The journal may be calling, and an error here is none of its own.
+            self._broke(request)
 
     def _reply(self, request: Request, result: Any) -> None:
         self.in_flight.pop(request.serial, None)

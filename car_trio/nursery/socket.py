@@ -37,6 +37,7 @@ from car_trio.nursery.framing import FINAL_TEXT, MASK_BYTES, MASKED, apply_mask,
 from car_trio.wire.frames import is_utf8
 
 RECEIVE_BYTES = 65_536
+MAX_TAIL = 1024
 SOFT_LIMIT = 1024 * 1024
 HARD_LIMIT = 64 * 1024 * 1024
 LINGER_SECONDS = 2.0
@@ -162,7 +163,8 @@ class Socket:
                     self._tail = data[at:]
                     return
                 begin, stop = payload
-                if self._is_plain(data, at, stop - begin):
+                # A longer frame that comes in pieces is gathered by the protocol, not by copying it at each piece.
+                if (stop <= end or stop - at <= MAX_TAIL) and self._is_plain(data, at, stop - begin):
                     if stop > end:
                         self._tail = data[at:]
                         return

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Literal
 
 import trio
 
@@ -27,6 +28,8 @@ from car_trio.store.orphans import adopt_orphans
 from car_trio.store.reader import Page, Position, read_page
 from car_trio.store.retention import Expired, ended_before, expired, tombstone
 from car_trio.store.run_index import RunIndex
+from car_trio.store.survey import summarize
+from car_trio.store.torn import torn_bytes
 from car_trio.wire.events import EventsFound, QueryEvents
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns, now
 
@@ -57,13 +60,12 @@ class OpenStore:
     def degraded(self) -> str | None:
         return self.journal.degraded
 
-    async def adopt_orphans(self) -> None:
-        """Ends what an earlier process left open. Before the first connection, and before the journal's first put."""
+    async def adopt_orphans(self) -> list[CatalogRow]:
+        """Ends what an earlier process left open; returns what the disk did not let it end. Before the first
+        connection, and before the journal's first put."""
         adoption = await trio.to_thread.run_sync(adopt_orphans, self._disk, self._layout, self._writer)
         if adoption.adopted:
             LOG.warning("%d runs that an earlier process left open ended as orphaned", len(adoption.adopted))
-        for ref, why in adoption.failed.items():
-            LOG.error("run %s stays open until the next start: %s", ref.run_id, why)
         for ref, size in adoption.torn.items():
             LOG.warning(
                 "run %s: a torn tail of %d bytes was moved to %s",
@@ -71,9 +73,22 @@ class OpenStore:
                 size,
                 self._layout.torn_file(ref),
             )
+        return await trio.to_thread.run_sync(self._rows_of, list(adoption.failed))
+
+    def _rows_of(self, refs: Sequence[RunRef]) -> list[CatalogRow]:
+        rows: list[CatalogRow] = []
+        for ref in refs:
+            try:
+                rows.append(summarize(self._disk, self._layout, ref))
+            except OSError as error:
+                LOG.error("run %s stays open until the next start: %s", ref.run_id, error)
+        return rows
 
     def close(self) -> None:
         self._index.close()
+
+    def check(self, purpose: Literal["start", "turns"]) -> None:
+        self.journal.check(purpose)
 
     # Reading, in threads
 
@@ -88,9 +103,13 @@ class OpenStore:
         return self._index.find(run_id)
 
     def list_runs(
-        self, agent_id: str, cursor: str | None, limit: int | None
+        self, agent_id: str, cursor: str | None, limit: int | None, newer: list[CatalogRow]
     ) -> tuple[list[CatalogRow], str | None]:
-        return self._index.list(agent_id, cursor, limit)
+        return self._index.list(agent_id, cursor, limit, newer)
+
+    def torn_bytes(self, ref: RunRef) -> int:
+        """What was moved aside from the end of the run's files, at a boot after a crash."""
+        return torn_bytes(self._disk, self._layout, ref)
 
     def search(self, ask: SearchRuns) -> tuple[list[CatalogRow], str | None]:
         return self._index.search(ask)

@@ -12,15 +12,15 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
 import trio
 
 import car_trio
-from car_trio.config import Config
+from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Daemon
 from car_trio.methods.table import METHODS
 from car_trio.nursery.connection import Connection
@@ -28,19 +28,23 @@ from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import grace_sweep, guarded, heartbeat, retention, watchdog
 from car_trio.nursery.limits import raise_descriptor_limit
 from car_trio.nursery.listeners import Endpoints, bind
+from car_trio.nursery.peer import WAITS
 from car_trio.nursery.policies import PolicyFiles
 from car_trio.nursery.storage import LEDGER, OpenStore, open_store
 from car_trio.nursery.systemd import notify
 from car_trio.nursery.tokens import Tokens, published_tokens, write_private
 from car_trio.state.permissions import Ledger, Permissions
+from car_trio.state.run import Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets
 from car_trio.store.events import journal_file
 from car_trio.store.layout import encode_name
+from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
 from car_trio.wire.runs import now
 
 LAST_FRAMES_SECONDS = 1.0
+LAST_SYNC_SECONDS = 2.0
 
 LOG = logging.getLogger("car_trio")
 
@@ -67,7 +71,8 @@ class Connections:
 
     def enter(self, connection: Connection) -> None:
         self.open.add(connection)
-        self._strangers.add(connection)
+        if not connection.session.authenticated:
+            self._strangers.add(connection)
 
     def known(self, connection: Connection) -> None:
         self._strangers.discard(connection)
@@ -93,9 +98,11 @@ async def serve(
     raise_descriptor_limit()
     async with open_store(config) as store:  # dies last: everybody below writes to it
         async with bound(config) as endpoints:  # a taken port touches no run
-            await store.adopt_orphans()  # before the first connection can exist
+            failed = await store.adopt_orphans()  # before the first connection can exist
             with published(config, endpoints) as (secrets, tokens):
                 daemon = build(config, store, secrets)
+                for row in failed:
+                    daemon.runs.end_orphan(row)
                 try:
                     await live(
                         daemon,
@@ -106,8 +113,17 @@ async def serve(
                         partial(ready, config, Endpoint(endpoints.url, tokens)),
                     )
                 finally:
-                    ended = daemon.runs.end_all("shutdown")
-                    LOG.info("stopped; %d open runs ended as shutdown", ended)
+                    ends = daemon.runs.end_all("shutdown")
+                    LOG.info("stopped; %d open runs ended as shutdown", len(ends))
+                await synced(ends)  # before the tokens and the socket go
+
+
+async def synced(ends: Sequence[Ticket]) -> None:
+    """Waits until these are on disk, for a moment: the journal writes them anyway before it closes."""
+    with trio.move_on_after(LAST_SYNC_SECONDS):
+        for ticket in ends:
+            with suppress(Refusal):
+                await WAITS.settled(ticket)
 
 
 async def live(
@@ -160,6 +176,12 @@ def admit(
     is_remote: bool,
 ) -> Connection:
     """A new connection gets its own guarded task."""
+    grace = config.runs.grace_ms / 1000
+
+    def left(connection: Connection) -> None:
+        due = connection.left_at + grace
+        duties.start_soon(grace_sweep, daemon.runs, connection.session.id, due, lambda: daemon.is_stopping)
+
     connection = Connection(
         daemon,
         config,
@@ -168,23 +190,19 @@ def admit(
         is_remote=is_remote,
         is_full=connections.is_full,
         known=connections.known,
+        left=left,
     )
     connections.enter(connection)
-    grace = config.runs.grace_ms / 1000
-    guests.start_soon(host, daemon, connection, grace, connections, duties)
+    guests.start_soon(host, connection, connections)
     return connection
 
 
-async def host(
-    daemon: Daemon, connection: Connection, grace: float, connections: Connections, duties: trio.Nursery
-) -> None:
-    """A connection from its first byte to the scheduling of its sweep."""
+async def host(connection: Connection, connections: Connections) -> None:
+    """A connection from its first byte to its last."""
     try:
         await connection.run()
     finally:
         connections.leave(connection)
-        due = connection.left_at + grace
-        duties.start_soon(grace_sweep, daemon.runs, connection.session.id, due, lambda: daemon.is_stopping)
 
 
 def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
@@ -248,6 +266,11 @@ def published(
             "version": car_trio.__version__,
             "started_at": now(),
         }
-        write_private(path, encode(said))
+        try:
+            write_private(path, encode(said))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror}; remove what is in its place"
+            ) from error
         files.callback(path.unlink, missing_ok=True)
         yield (None if tokens is None else Secrets(*tokens)), tokens

@@ -40,7 +40,8 @@ from car_trio.wire.runs import (
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MAX_REMEMBERED = 4096
 MAX_TOOL_NAMES = 256
-"""How many different tool names of a run the catalog keeps for searching."""
+MAX_TOOL_NAME = 256
+"""How many different tool names of a run the catalog keeps for searching, and how many characters of each."""
 
 
 class Lookup(Exception):  # noqa: N818 - a question, not a defect
@@ -96,7 +97,16 @@ class RunRegistry:
 
     def forget(self, run_id: str) -> None:
         """The run was removed from disk."""
-        self._remembered[run_id] = None
+        self.remember(run_id, None)
+
+    def end_orphan(self, row: CatalogRow) -> None:
+        """A run that an earlier process left open and that could not be ended at boot: its end is handed to the
+        journal, which writes it when the disk allows it. Nobody can join or append to it meanwhile."""
+        run = from_row(row)
+        run.is_live = True
+        run.durable_records = row.turn_count + 1
+        self._runs[row.run_id] = run
+        self._end(run, Incomplete("orphaned"))
 
     def find(self, run_id: str) -> Run | None:
         """The run, or `None` for one that does not exist. Raises `Lookup` when only the disk can tell."""
@@ -106,7 +116,12 @@ class RunRegistry:
         try:
             return self._remembered[run_id]
         except KeyError:
-            raise Lookup(run_id) from None
+            pass
+        try:
+            self._check_name(run_id)
+        except Refusal:
+            return None
+        raise Lookup(run_id)
 
     def current(self, session: Session) -> Run | None:
         """The connection's current run, while it is open."""
@@ -252,7 +267,7 @@ class RunRegistry:
         run.turns += len(lines)
         for body in bodies:
             if body.tool is not None and len(run.tools) < MAX_TOOL_NAMES:
-                run.tools[body.tool] = None
+                run.tools[body.tool[:MAX_TOOL_NAME]] = None
         return self._put(run, lines, partial(self._turns_durable, run, lines), must=must)
 
     def _turns_durable(self, run: Run, lines: Sequence[bytes]) -> None:
@@ -287,12 +302,9 @@ class RunRegistry:
             self._end(run, Incomplete(reason))
         self._started.pop(session_id, None)
 
-    def end_all(self, reason: IncompleteReason) -> int:
-        """Ends every open run: the daemon stops. Returns how many."""
-        still_open = [run for run in self._runs.values() if run.is_open]
-        for run in still_open:
-            self._end(run, Incomplete(reason))
-        return len(still_open)
+    def end_all(self, reason: IncompleteReason) -> list[Ticket]:
+        """Ends every open run: the daemon stops. Returns the promises about their ends."""
+        return [self._end(run, Incomplete(reason)) for run in list(self._runs.values()) if run.is_open]
 
     def leave(self, session_id: str) -> None:
         """The connection is gone: nothing is current there. Its runs stay open for the grace sweep to judge."""

@@ -403,8 +403,8 @@ def test_nothing_is_current_on_a_connection_that_has_left(registry):
 
 def test_stopping_ends_what_is_open(registry, journal):
     run = registry.start(bound("a"), StartRun("i"))
-    assert registry.end_all("shutdown") == 1
-    assert registry.end_all("shutdown") == 0
+    assert registry.end_all("shutdown") == [run.ticket]
+    assert registry.end_all("shutdown") == []
     journal.flush()
     assert journal.records(run.ref.run_id)[-1]["termination"]["reason"] == "shutdown"
 
