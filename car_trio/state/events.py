@@ -1,8 +1,8 @@
 """The event log of one connection (protocol `engine.md` section 1, "Event log").
 
 Events are encoded when they happen and handed to the journal in bunches: when the plan is about to wait, when it is
-done, at a run's end, or when many have gathered. They are a log, not the record: runs are what must not be lost. Long texts are cut,
-and no parameter gets in but as a digest, which is how an event joins a turn.
+done, at a run's end, or when many have gathered. They are a log, not the record: runs are what must not be lost. Long
+texts are cut, and no parameter gets in but as a digest, which is how an event joins a turn.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import trio
 
@@ -292,7 +291,12 @@ async def test_session_init_offers_tools_and_policies_all_or_none(tmp_path, auto
         ):
             with pytest.raises(Refused):
                 await peer.call("session.init", {"tools": [{"name": "deploy"}], **bad})
+        with pytest.raises(Refused, match="1000 tools"):
+            await peer.call(
+                "session.init", {"tools": [{"name": f"t{n}"} for n in range(1001)], "policies": [policy]}
+            )
         assert (await peer.call("tools.list"))["count"] == 0
+        assert (await peer.call("policy.list"))["policies"] == []
         ready = await peer.call("session.init", {"tools": [{"name": "deploy"}], "policies": [policy]})
         assert (ready["tools_registered"], ready["policies_registered"]) == (1, 1)
         assert (await rows(peer, call(), session_id=ready["session_id"]))[0]["status"] == "rejected"
