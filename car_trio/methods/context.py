@@ -14,7 +14,9 @@ from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 from msgspec import Raw
 
-from car_trio.state.events import EventLog
+from car_trio.state.chat import Chats
+from car_trio.state.event_log import EventLog
+from car_trio.state.host import Host
 from car_trio.state.permissions import Permissions
 from car_trio.state.policy_files import FilePolicies
 from car_trio.state.run import Run, Ticket
@@ -84,6 +86,19 @@ class Subscription(Protocol):
     def close(self) -> None: ...
 
 
+class Feed(Protocol):
+    """One connection's view of the host events. `begin` starts its delivery."""
+
+    def begin(self) -> None: ...
+
+
+class Alarm(Protocol):
+    """Wakes the daemon's deadlines: `until_due` returns at the earliest time that was set since it last did."""
+
+    def set(self, at: float) -> None: ...
+    async def until_due(self) -> None: ...
+
+
 class ChannelClosed(Exception):  # noqa: N818 - how a call ended, not a defect
     """The client left before it answered."""
 
@@ -113,11 +128,14 @@ class Client(Protocol):
     def subscribe(self, run: Run) -> Subscription: ...
     def unsubscribe(self, run_id: str) -> bool: ...
     async def drained(self) -> None: ...
+    def notify(self, method: str, params: object) -> None: ...
+    async def ask(self, method: str, params: object, seconds: float) -> Raw | ErrorObject: ...
+    def watch_host(self) -> Feed: ...
 
 
 @dataclass(slots=True, eq=False)
 class Daemon:
-    """What all connections share: the owners of state, and the store."""
+    """What all connections share: the owners of state, and the store. `clients` are the connections by session."""
 
     version: str
     durability: str
@@ -134,6 +152,11 @@ class Daemon:
     new_id: Callable[[], str]
     uptime: Callable[[], float]
     methods: dict[str, Any]
+    host: Host
+    chats: Chats
+    clients: dict[str, Client]
+    alarm: Alarm
+    boot_id: str
     tenants: Tenants = field(default_factory=Tenants)
     sessions: dict[str, Session] = field(default_factory=dict[str, Session])
     is_stopping: bool = False

@@ -19,7 +19,7 @@ from car_trio.engine.permissions import evaluated, fingerprint
 from car_trio.methods.analysis import worked_out
 from car_trio.methods.calling import Caller
 from car_trio.methods.context import Answer, Context
-from car_trio.state.events import PlanEvents
+from car_trio.state.event_log import PlanEvents
 from car_trio.state.policies import Policy, reasons
 from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry

@@ -211,7 +211,7 @@ async def remove(context: Context, ask: RemoveRuns) -> Answer:
         if not ask.dry_run:
             ticket = context.daemon.store.remove(row, "removed by hand")
             await context.settled(ticket)
-            context.daemon.runs.forget(row.run_id)
+            context.daemon.runs.forget(row)
         removed.append(row.run_id)
         freed += row.bytes
     return Answer(RunsRemoved(removed, freed))

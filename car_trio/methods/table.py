@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import Raw
+
 from car_trio.methods import (
     analysis,
+    chat,
     discover,
     events,
+    host,
     permissions,
     policies,
     proposals,
@@ -18,7 +22,9 @@ from car_trio.methods import (
 )
 from car_trio.methods.method import Method
 from car_trio.wire import analysis as a
+from car_trio.wire import chat as c
 from car_trio.wire import events as e
+from car_trio.wire import host as h
 from car_trio.wire import policies as p
 from car_trio.wire import runs as r
 from car_trio.wire import session as s
@@ -144,5 +150,31 @@ METHODS: dict[str, Method] = {
     ),
     "runs.remove": Method(
         r.RemoveRuns, runs.remove, r.RunsRemoved, "Remove ended runs; host role.", admit=runs.may_remove
+    ),
+    # What a person sees and decides
+    "host.register_agent": Method(
+        h.RegisterAgent, host.register_agent, h.HostAgent, "Show an agent on the screens."
+    ),
+    "host.set_status": Method(h.SetStatus, host.set_status, h.HostAgent, "Say what an agent is doing."),
+    "host.unregister_agent": Method(
+        h.AgentId, host.unregister_agent, h.Done, "Take an agent off the screens."
+    ),
+    "host.agents": Method(s.NoParams, host.agents, list[h.HostAgent], "The agents."),
+    "host.notify": Method(h.Notify, host.notify, h.HostEvent, "Tell every host something."),
+    "host.events": Method(h.ListEvents, host.events, h.EventList, "The newest events."),
+    "host.subscribe": Method(s.NoParams, host.subscribe, h.HostSnapshot, "Follow what happens."),
+    "host.request_approval": Method(
+        h.RequestApproval, host.request_approval, h.ApprovalRow, "Ask a person to decide."
+    ),
+    "host.resolve_approval": Method(h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide."),
+    "host.approvals": Method(s.NoParams, host.approvals, h.ApprovalList, "The approvals."),
+    # A person talks with an agent
+    "agents.chat": Method(c.StartChat, chat.chat, c.ChatAccepted, "Begin a chat.", admit=chat.admit),
+    "agents.chat.cancel": Method(c.ChatSession, chat.cancel, c.ChatCancelled, "End a chat."),
+    "agents.chat.approve": Method(
+        c.ApproveInChat, chat.approve, c.ChatResolved, "Decide what the agent asks.", admit=chat.may_approve
+    ),
+    "agent.chat.event": Method(
+        dict[str, Raw], chat.event, None, "What the agent says: { session_id, kind, … }; a notification."
     ),
 }

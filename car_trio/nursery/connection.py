@@ -25,7 +25,7 @@ from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.dispatch import Dispatcher, LookupDesk
 from car_trio.nursery.peer import WAITS, Peer
 from car_trio.nursery.socket import Rejection, Socket
-from car_trio.state.events import EventLog
+from car_trio.state.event_log import EventLog
 from car_trio.state.session import Session
 from car_trio.wire.events import event_time
 
@@ -74,7 +74,7 @@ class Connection:
         is_remote: bool = False,
         is_full: Callable[[], bool] = lambda: False,
         known: Callable[[Connection], None] = lambda _: None,
-        left: Callable[[Connection], None] = lambda _: None,
+        sweep: Callable[[Connection], None] = lambda _: None,
     ) -> None:
         self._daemon = daemon
         self._desk = desk
@@ -82,8 +82,7 @@ class Connection:
         self._is_remote = is_remote
         self._is_full = is_full
         self._known = known
-        self._left = left
-        self._has_left = False
+        self._sweep = sweep
         self._config = config
         self._server = config.server
         self._scope = trio.CancelScope()
@@ -97,6 +96,7 @@ class Connection:
         )
         self.is_known = False
         self.left_at = math.inf
+        self.over = trio.Event()
         self._socket = Socket(
             stream,
             max_message_bytes=UNAUTHENTICATED_MESSAGE_BYTES,
@@ -118,7 +118,8 @@ class Connection:
             LOG.exception("session %s ended by an error of the daemon", self.session.id)
         finally:
             self._gone()
-            self._leave()
+            self.over.set()
+            self._events.close()
             await trio.aclose_forcefully(self._stream)
 
     async def _live(self) -> None:
@@ -135,7 +136,7 @@ class Connection:
                         requests.cancel_scope.deadline = self._requests_deadline
             else:
                 self._known(self)  # turned away: it takes no stranger's place while it reads the answer
-            self._leave()
+            self.over.set()
             self._socket.finish()
             if not self._writing.cancel_called:  # nothing is on its way to somebody who was cut
                 await self._socket.linger()
@@ -150,7 +151,8 @@ class Connection:
         return judge(self._server, request)
 
     async def _read(self, requests: trio.Nursery) -> None:
-        self._peer = Peer(self._daemon, self._socket, self._callbacks, requests.start_soon)
+        self._peer = Peer(self._daemon, self.session, self._socket, self._callbacks, requests.start_soon)
+        self._daemon.clients[self.session.id] = self._peer
         self._dispatcher = Dispatcher(
             Context(self._daemon, self.session, self._events, self._peer, WAITS, allow=lambda _: None),
             self._callbacks,
@@ -185,27 +187,26 @@ class Connection:
         if self.left_at < math.inf:
             return
         self.left_at = trio.current_time()
+        self.session.is_gone = True
         self._requests_deadline = min(
             self._requests_deadline, self.left_at + self._config.runs.grace_ms / 1000
         )
+        daemon, session_id = self._daemon, self.session.id
         if not self._socket.is_open:
             # A stop cancels its requests instead, while the client can still be told to stop each call.
             self._callbacks.close()
-        self._daemon.attachments.release(self.session.id)
+        daemon.attachments.release(session_id)
+        daemon.clients.pop(session_id, None)
+        daemon.chats.leave(session_id)
+        daemon.host.agents.leave(session_id)
+        if self._peer is not None:
+            self._peer.unwatch_host()
+        daemon.host.approvals.leave(session_id)
         if self._peer is not None:
             self._peer.unsubscribe_all()
-        self._daemon.runs.leave(self.session.id)
-        self._daemon.sessions.pop(self.session.id, None)
-
-    def _leave(self) -> None:
-        """All requests are done: what they did to the connection's belongings ends here, and the sweep may begin."""
-        if self._has_left:
-            return
-        self._has_left = True
-        self._events.close()
-        self._daemon.attachments.release(self.session.id)
-        self._daemon.runs.leave(self.session.id)
-        self._left(self)
+        daemon.runs.leave(session_id)
+        daemon.sessions.pop(session_id, None)
+        self._sweep(self)
 
     def _close(self, code: int, reason: str) -> None:
         """Ends the connection in order: what is posted is sent, then the close."""

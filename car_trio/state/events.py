@@ -1,124 +1,145 @@
-"""The event log of one connection (protocol `engine.md` section 1, "Event log").
+"""The ring of host events (protocol `host.md` section 2): numbered, the newest kept, offered to whoever subscribed.
 
-Events are encoded when they happen and handed to the journal in bunches: when the plan is about to wait, when it is
-done, at a run's end, or when many have gathered. They are a log, not the record: runs are what must not be lost. Long
-texts are cut, and no parameter gets in but as a digest, which is how an event joins a turn.
+An event is made once and shared. An approval's details are for its owner and for the host role: such an event has a
+second form without them, and who asks gets the form that is his. Sizes are bounded at the door, so that the ring and
+every subscriber's channel are bounded too.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from itertools import islice
+from typing import Protocol
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw, UnsetType
 
-from car_trio.state.policies import is_list
-from car_trio.state.run import Ticket
-from car_trio.wire.events import Event
-from car_trio.wire.frames import encode
-from car_trio.wire.proposals import Action
+from car_trio.state.session import Session
+from car_trio.wire.errors import Refusal, invalid_params
+from car_trio.wire.frames import notification
+from car_trio.wire.host import HostEvent
 
-MAX_WAITING = 64
-MAX_TEXT = 1024
-MAX_ITEMS = 64
-
-_sorted = msgspec.json.Encoder(order="sorted").encode
-
-
-def digest_of(parameters: dict[str, Any]) -> str:
-    """SHA-256 of the parameters as compact JSON with sorted keys, in hex."""
-    return hashlib.sha256(_sorted(parameters)).hexdigest()
+NULL = Raw(b"null")
+KEPT_EVENTS = 500
+SHOWN_EVENTS = 100
+MAX_PAYLOAD_BYTES = 64 * 1024
+"""Of an event's payload or message, and of what an agent says about itself."""
 
 
-class EventLog:
-    """The events of a connection. `write` hands lines to the journal, and says whether they are the last; `count` is
-    how many events there are."""
+def for_hosts(session: Session, method: str) -> None:
+    """Raises Refusal for a connection that speaks for an agent and is no host."""
+    if session.is_agent:
+        raise Refusal(
+            f"'{method}' is for hosts; this connection speaks for agent '{session.agent_id}': use one that is not bound"
+        )
 
-    def __init__(
-        self, client_id: str, write: Callable[[bytes, bool], Ticket], now: Callable[[], str]
-    ) -> None:
-        self._client_id = client_id
-        self._write = write
+
+def bounded(where: str, raw: Raw | UnsetType, most: int = MAX_PAYLOAD_BYTES) -> Raw:
+    """A client's JSON, null when absent, read once so that it can be passed on. Raises Refusal (-32602)."""
+    if raw is UNSET:
+        return NULL
+    payload = bytes(raw)
+    if len(payload) > most:
+        raise invalid_params(f"{where} has {len(payload)} bytes, at most {most} are possible; shorten it")
+    try:
+        msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise invalid_params(f"{where} cannot be read back: {error or 'nested too deeply'}") from None
+    return Raw(payload)
+
+
+def bounded_text(where: str, text: str | None, most: int = MAX_PAYLOAD_BYTES) -> str:
+    """A client's text, empty when absent. Raises Refusal (-32602)."""
+    text = text or ""
+    if len(text) > most:
+        raise invalid_params(f"{where} has {len(text)} characters, at most {most} are possible; shorten it")
+    return text
+
+
+class Event:
+    """An event on its way to hosts: encoded once per form, for the first who needs it."""
+
+    __slots__ = ("_frames", "_full", "_hidden", "_owner")
+
+    def __init__(self, full: HostEvent, hidden: Raw | None, owner: str | None) -> None:
+        self._full = full
+        self._hidden = full if hidden is None else msgspec.structs.replace(full, payload=hidden)
+        self._owner = owner
+        self._frames: dict[bool, bytes] = {}
+
+    @property
+    def sequence(self) -> int:
+        return self._full.sequence
+
+    def seen_by(self, session: Session) -> HostEvent:
+        """The event as this connection may see it."""
+        return self._full if sees_details(session, self._owner) else self._hidden
+
+    def frame_for(self, session: Session) -> bytes:
+        """The notification `host.event`."""
+        shown = self.seen_by(session)
+        is_full = shown is self._full
+        if is_full not in self._frames:
+            self._frames[is_full] = notification("host.event", shown)
+        return self._frames[is_full]
+
+
+def sees_details(session: Session, owner: str | None) -> bool:
+    """Whether the details of what belongs to `owner` are for this connection."""
+    return session.host or session.id == owner
+
+
+class Watcher(Protocol):
+    """A host that follows the events. `offer` never waits: a watcher that is too slow learns of its gap later."""
+
+    def offer(self, event: Event, /) -> None: ...
+
+
+class Events:
+    """The ring and its subscribers, by connection."""
+
+    def __init__(self, now: Callable[[], str], new_hex: Callable[[], str]) -> None:
         self._now = now
-        self._waiting: list[bytes] = []
-        self.ticket: Ticket | None = None
-        self.count = 0
+        self._new_hex = new_hex
+        self._kept: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._watchers: dict[str, Watcher] = {}
+        self.sequence = 0
+        """Of the newest event."""
 
-    def note(
-        self, kind: str, data: dict[str, Any], *, action_id: str | None = None, proposal_id: str | None = None
-    ) -> None:
-        event = Event(
-            f"{self._client_id}-{self.count}",
-            kind,
-            self._now(),
-            UNSET if action_id is None else _cut(action_id),
-            UNSET if proposal_id is None else _cut(proposal_id),
-            _bounded(data),
-        )
-        self.count += 1
-        self._waiting.append(encode(event))
-        if len(self._waiting) >= MAX_WAITING:
-            self.flush()
+    def publish(
+        self,
+        kind: str,
+        message: str,
+        payload: Raw = NULL,
+        *,
+        agent_id: str | None = None,
+        hidden: Raw | None = None,
+        owner: str | None = None,
+    ) -> Event:
+        """Adds an event and offers it to everybody. `hidden` is the payload for those who may not see all of it."""
+        self.sequence += 1
+        event_id = f"event-{self._new_hex()}"
+        full = HostEvent(event_id, self.sequence, self._now(), kind, agent_id, message, payload)
+        event = Event(full, hidden, owner)
+        self._kept.append(event)
+        for watcher in list(self._watchers.values()):
+            watcher.offer(event)
+        return event
 
-    def flush(self) -> None:
-        """Hands over what has gathered. `ticket` is then about the last of it."""
-        if self._waiting:
-            lines, self._waiting = b"\n".join(self._waiting), []
-            self.ticket = self._write(lines, False)
+    def recent(self, session: Session, limit: int | None = None) -> list[HostEvent]:
+        """The newest events, newest first. Raises Refusal (-32602) for a negative limit."""
+        if limit is not None and limit < 0:
+            raise invalid_params(f"host.events: limit is {limit}, expected 0 to {KEPT_EVENTS}")
+        wanted = SHOWN_EVENTS if limit is None else limit
+        return [event.seen_by(session) for event in islice(reversed(self._kept), wanted)]
 
-    def close(self) -> None:
-        """The connection is over: nothing follows."""
-        lines, self._waiting = b"\n".join(self._waiting), []
-        if lines or self.ticket is not None:
-            self._write(lines, True)
+    def watch(self, session_id: str, watcher: Watcher) -> None:
+        """Every event from now on is offered to the watcher, in the place of an older one of the same connection."""
+        self._watchers[session_id] = watcher
 
+    def unwatch(self, session_id: str) -> None:
+        self._watchers.pop(session_id, None)
 
-def _bounded(data: dict[str, Any]) -> dict[str, Any]:
-    """Nearly always as it is: looking costs less than copying."""
-    for value in data.values():
-        if value.__class__ is list or (value.__class__ is str and len(value) > MAX_TEXT):
-            return {key: _cut(each) for key, each in data.items()}
-    return data
-
-
-def _cut(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return value[:MAX_TEXT] + "…"
-    if is_list(value):
-        return [_cut(item) for item in value[:MAX_ITEMS]]
-    return value
-
-
-class PlanEvents:
-    """The events of one proposal, each with its tool, its parameters' digest and the run that it belongs to."""
-
-    def __init__(self, log: EventLog, proposal_id: str, run_id: str | None) -> None:
-        self._log = log
-        self._proposal_id = proposal_id
-        self._run_id = run_id
-        self._facts: dict[int, dict[str, Any]] = {}
-
-    def note(self, kind: str, action: Action | None, data: dict[str, Any]) -> None:
-        facts = self._common() if action is None else self._facts_of(action)
-        self._log.note(
-            kind,
-            {**facts, **data},
-            action_id=None if action is None else action.id,
-            proposal_id=self._proposal_id,
-        )
-
-    def _common(self) -> dict[str, Any]:
-        return {} if self._run_id is None else {"run_id": self._run_id}
-
-    def _facts_of(self, action: Action) -> dict[str, Any]:
-        """Made once for each action, which lives as long as its plan."""
-        known = self._facts.get(id(action))
-        if known is None:
-            known = self._common()
-            if action.tool is not None:
-                known["tool"] = action.tool
-            known["parameters_sha256"] = digest_of(action.parameters)
-            self._facts[id(action)] = known
-        return known
+    def is_watched_by(self, session_id: str) -> bool:
+        return session_id in self._watchers

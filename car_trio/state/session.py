@@ -76,7 +76,8 @@ class Attachments:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One connection's identity. `open_house`: authentication is off, so everybody is everything."""
+    """One connection's identity. `open_house`: authentication is off, so everybody is everything. `is_gone`: the client
+    has left, nothing may be given to it any more."""
 
     id: str
     open_house: bool = False
@@ -84,6 +85,7 @@ class Session:
     host: bool = False
     agent_id: str | None = None
     failures: int = 0
+    is_gone: bool = False
     protocol_version: int | None = None
     tier: Tier = "sandbox_edit"
     replan: ReplanConfig = field(default_factory=ReplanConfig)
@@ -96,6 +98,11 @@ class Session:
         self.policies = PolicyBook(self.id)
         if self.open_house:
             self.authenticated = self.host = True
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it speaks for an agent and has nobody's rights but that agent's."""
+        return self.agent_id is not None and not self.host
 
     def require(self, method: str) -> None:
         """Raises Fatal (-32001) unless this connection may call `method` at all."""

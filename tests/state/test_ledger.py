@@ -7,7 +7,7 @@ import json
 import pytest
 
 from car_trio.state import permissions
-from car_trio.state.events import MAX_TEXT, MAX_WAITING, EventLog
+from car_trio.state.event_log import MAX_TEXT, MAX_WAITING, EventLog
 from car_trio.state.permissions import Ledger
 from car_trio.wire.analysis import LedgerLine
 from car_trio.wire.errors import Refusal
