@@ -116,10 +116,12 @@ class Journal:
             Append(ref, payload, row=row, indexed=indexed), durable, 0 if must else len(payload)
         )
 
-    def log(self, relative: str, line: bytes, *, sync: bool = False) -> Ticket:
-        """Append a line to another journal file under the root; `ValueError` for a path that leaves it."""
+    def log(self, relative: str, line: bytes, *, sync: bool = False, last: bool = False) -> Ticket:
+        """Append a line to another journal file under the root; `ValueError` for a path that leaves it. The
+        descriptor is given back after the `last` one, which may be empty: then nothing is written."""
         Layout.check_relative(relative)
-        return self._accept(Append(relative, line + b"\n", sync=sync), None, len(line) + 1)
+        payload = line + b"\n" if line else b""
+        return self._accept(Append(relative, payload, sync=sync, last=last), None, len(payload))
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
         """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
