@@ -19,6 +19,7 @@ CAMPAIGNS = {
     "watch": "stopped and slow watchers, and random schedules of reconnecting ones",
     "fault": "a disk that fails at its n-th operation, and a real one with 64 kB left",
     "twins": "daemons that are started on one root at once",
+    "hostile": "mutated messages and frames",
     "loop": "how long large messages block the event loop",
 }
 

@@ -1,9 +1,9 @@
 """fault: a disk that fails at its n-th operation, and a real one that is full. The caller is told, nothing acknowledged
 is lost, the store heals.
 
-A daemon process does a fixed piece of work; the n-th operation of that work fails with each of the errors, once or three
-times in a row, n = 1, 2, … until the work meets no failure any more. Then, where mounting is possible, a daemon lives
-on a small file system with 64 kB left: it is filled, refuses, gets room again and goes on.
+A daemon process does a fixed piece of work; the n-th operation of that work fails with each of the errors, once or
+three times in a row, n = 1, 2, … past the end of the work. Then, where mounting is possible, a daemon lives on a
+small file system with 64 kB left: it is filled, refuses, gets room again and goes on.
 """
 
 from __future__ import annotations

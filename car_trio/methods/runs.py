@@ -43,11 +43,14 @@ TURNS = "{ run_id, turns: [RunTurn] }"
 
 def start(context: Context, ask: StartRun) -> Answer:
     run = context.daemon.runs.start(context.session, ask)
+    context.events.note("run_started", {"run_id": run.ref.run_id, "agent_id": run.ref.agent_id})
     return Answer(RunStarted(run.ref.run_id, run.ref.agent_id), run.ticket)
 
 
 def complete(context: Context, ask: CompleteRun) -> Answer:
     ticket = context.daemon.runs.complete(context.session, ask.run_id, ask.outcome)
+    context.events.note("run_completed", {"run_id": ask.run_id, "status": ask.outcome.status})
+    context.events.flush()
     return Answer(RunCompleted(ask.run_id), ticket)
 
 
@@ -208,7 +211,7 @@ async def remove(context: Context, ask: RemoveRuns) -> Answer:
         if not ask.dry_run:
             ticket = context.daemon.store.remove(row, "removed by hand")
             await context.settled(ticket)
-            context.daemon.runs.forget(row.run_id)
+            context.daemon.runs.forget(row)
         removed.append(row.run_id)
         freed += row.bytes
     return Answer(RunsRemoved(removed, freed))

@@ -14,6 +14,7 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import trio
 from websockets.http11 import Request as HttpRequest
@@ -24,7 +25,9 @@ from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.dispatch import Dispatcher, LookupDesk
 from car_trio.nursery.peer import WAITS, Peer
 from car_trio.nursery.socket import Rejection, Socket
+from car_trio.state.event_log import EventLog
 from car_trio.state.session import Session
+from car_trio.wire.events import event_time
 
 LOG = logging.getLogger("car_trio.connection")
 UNAUTHENTICATED_MESSAGE_BYTES = 65_536
@@ -71,7 +74,7 @@ class Connection:
         is_remote: bool = False,
         is_full: Callable[[], bool] = lambda: False,
         known: Callable[[Connection], None] = lambda _: None,
-        left: Callable[[Connection], None] = lambda _: None,
+        sweep: Callable[[Connection], None] = lambda _: None,
     ) -> None:
         self._daemon = daemon
         self._desk = desk
@@ -79,8 +82,7 @@ class Connection:
         self._is_remote = is_remote
         self._is_full = is_full
         self._known = known
-        self._left = left
-        self._has_left = False
+        self._sweep = sweep
         self._config = config
         self._server = config.server
         self._scope = trio.CancelScope()
@@ -89,9 +91,12 @@ class Connection:
         self._requests_deadline = math.inf
         self._peer: Peer | None = None
         self._dispatcher: Dispatcher | None = None
-        self.session = Session(uuid.uuid4().hex, open_house=daemon.secrets is None)
+        self.session = Session(
+            uuid.uuid4().hex, open_house=daemon.secrets is None, tier=daemon.permissions.tier
+        )
         self.is_known = False
         self.left_at = math.inf
+        self.over = trio.Event()
         self._socket = Socket(
             stream,
             max_message_bytes=UNAUTHENTICATED_MESSAGE_BYTES,
@@ -99,6 +104,7 @@ class Connection:
             cut=self._cut,
         )
         self._callbacks = Callbacks(self._socket.post, daemon.counters)
+        self._events = EventLog(self.session.id, partial(daemon.log_event, self.session.id), event_time)
 
     # The life
 
@@ -112,7 +118,8 @@ class Connection:
             LOG.exception("session %s ended by an error of the daemon", self.session.id)
         finally:
             self._gone()
-            self._leave()
+            self.over.set()
+            self._events.close()
             await trio.aclose_forcefully(self._stream)
 
     async def _live(self) -> None:
@@ -129,7 +136,7 @@ class Connection:
                         requests.cancel_scope.deadline = self._requests_deadline
             else:
                 self._known(self)  # turned away: it takes no stranger's place while it reads the answer
-            self._leave()
+            self.over.set()
             self._socket.finish()
             if not self._writing.cancel_called:  # nothing is on its way to somebody who was cut
                 await self._socket.linger()
@@ -144,9 +151,10 @@ class Connection:
         return judge(self._server, request)
 
     async def _read(self, requests: trio.Nursery) -> None:
-        self._peer = Peer(self._daemon, self._socket, self._callbacks, requests.start_soon)
+        self._peer = Peer(self._daemon, self.session, self._socket, self._callbacks, requests.start_soon)
+        self._daemon.clients[self.session.id] = self._peer
         self._dispatcher = Dispatcher(
-            Context(self._daemon, self.session, self._peer, WAITS, allow=lambda _: None),
+            Context(self._daemon, self.session, self._events, self._peer, WAITS, allow=lambda _: None),
             self._callbacks,
             self._desk,
             self._config,
@@ -167,6 +175,7 @@ class Connection:
         """Once the client has said who it is, the limits for strangers are lifted."""
         if self.session.authenticated:
             self.is_known = True
+            self._daemon.sessions[self.session.id] = self.session
             self._scope.deadline = math.inf
             self._socket.allow(self._server.max_message_bytes)
             self._known(self)
@@ -178,25 +187,26 @@ class Connection:
         if self.left_at < math.inf:
             return
         self.left_at = trio.current_time()
+        self.session.is_gone = True
         self._requests_deadline = min(
             self._requests_deadline, self.left_at + self._config.runs.grace_ms / 1000
         )
+        daemon, session_id = self._daemon, self.session.id
         if not self._socket.is_open:
             # A stop cancels its requests instead, while the client can still be told to stop each call.
             self._callbacks.close()
-        self._daemon.attachments.release(self.session.id)
+        daemon.attachments.release(session_id)
+        daemon.clients.pop(session_id, None)
+        daemon.chats.leave(session_id)
+        daemon.host.agents.leave(session_id)
+        if self._peer is not None:
+            self._peer.unwatch_host()
+        daemon.host.approvals.leave(session_id)
         if self._peer is not None:
             self._peer.unsubscribe_all()
-        self._daemon.runs.leave(self.session.id)
-
-    def _leave(self) -> None:
-        """All requests are done: what they did to the connection's belongings ends here, and the sweep may begin."""
-        if self._has_left:
-            return
-        self._has_left = True
-        self._daemon.attachments.release(self.session.id)
-        self._daemon.runs.leave(self.session.id)
-        self._left(self)
+        daemon.runs.leave(session_id)
+        daemon.sessions.pop(session_id, None)
+        self._sweep(self)
 
     def _close(self, code: int, reason: str) -> None:
         """Ends the connection in order: what is posted is sent, then the close."""

@@ -2,10 +2,11 @@
 
 `take` runs in the reader and never waits. It answers a `def` method on the spot, or hands its reply to the journal's
 ticket; it starts a task for an `async def`, after the method's `admit` has decided, still in wire order. A message
-over `SLICE_BYTES` for a method that knows how is prepared in slices by a task; until it is done, later requests of
+over `slice_bytes` for a method that knows how is prepared in slices by a task; until it is done, later requests of
 the same connection are held, so that wire order stays the order of effects.
 
-A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again.
+A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again. A gated
+method first waits in a task for a host's word (`gate.py`), and begins with the approved bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from car_trio.config import Config
 from car_trio.methods.context import Answer, Context
 from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
+from car_trio.nursery.gate import Gate
 from car_trio.state.runs import Lookup, RunRegistry
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
@@ -39,11 +41,11 @@ from car_trio.wire.frames import Frame, Unreadable, encode, error_frame, notific
 from car_trio.wire.runs import CatalogRow
 
 LOG = logging.getLogger("car_trio.dispatch")
-SLICE_BYTES = 1024 * 1024
 PROGRESS_SECONDS = 10.0
 SHOWN_NAME = 80
 ENDS = frozenset({"runs.complete", "runs.record_turns"})
-"""What is still answered while the daemon stops: an agent that just finishes should not lose its word."""
+"""What is still done while the daemon stops, or for a client that went before its held requests were begun: an agent
+that just finishes should not lose its word. Anything else would belong to nobody."""
 
 T = TypeVar("T")
 Spawn = Callable[..., None]
@@ -102,6 +104,7 @@ class Dispatcher:
         self._close = close
         self._spawn = spawn
         self._methods: dict[str, Method] = context.daemon.methods
+        self._gate = Gate(context.daemon.host.approvals, config.approvals)
         self._max_in_flight = config.server.max_in_flight
         self._handler_seconds = config.environment.handler_timeout or config.server.handler_timeout_seconds
         self._is_fixed = config.environment.handler_timeout is not None
@@ -146,7 +149,12 @@ class Dispatcher:
         try:
             method = self._admitted(request)
             self.in_flight[request.serial] = request
-            self._start(request, method, method.decode(request.method, frame.params), size)
+            params = method.decode(request.method, frame.params)
+            if self._gate.guards(request.method):
+                shown = b"null" if frame.params is UNSET else bytes(frame.params)
+                self._spawn(self._run, request, partial(self._gated, request.method, method, shown))
+            else:
+                self._start(request, method, params, size)
         except Refusal as refusal:
             self._refuse(request, refusal)
         except Exception:
@@ -155,7 +163,7 @@ class Dispatcher:
     def _admitted(self, request: Request) -> Method:
         """The method, if this connection may call it now."""
         self._context.session.require(request.method)
-        if self.is_stopping and request.method not in ENDS:
+        if (self.is_stopping or self._context.session.is_gone) and request.method not in ENDS:
             raise stopping()
         if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
             raise Refusal(
@@ -171,7 +179,7 @@ class Dispatcher:
 
     def _start(self, request: Request, method: Method, params: Any, size: int) -> None:
         context = self._context
-        if method.slices is not None and size > SLICE_BYTES:
+        if method.slices is not None and size > method.slice_bytes:
             self._held = deque() if self._held is None else self._held
             self._spawn(self._run, request, partial(self._in_slices, method, params), False, self._release)
             return
@@ -247,9 +255,16 @@ class Dispatcher:
     async def _after_lookup(self, method: Method, prepared: Any, context: Context) -> Any:
         if not method.is_async:
             return await self._decided(partial(method.call, context, prepared))
-        assert method.admit is not None
-        decided = await self._decided(partial(method.admit, context, prepared))
+        rule = method.admit
+        decided = prepared if rule is None else await self._decided(partial(rule, context, prepared))
         return await method.call(context, decided)
+
+    async def _gated(self, name: str, method: Method, params: bytes, context: Context) -> Any:
+        context.allow(self._gate.timeout + self._handler_seconds)
+        await self._gate.approved(context.session, name, params)
+        decoded = method.decode(name, Raw(params))
+        prepared = decoded if method.slices is None else exhaust(method.slices(context, decoded))
+        return await self._after_lookup(method, prepared, context)
 
     async def _in_slices(self, method: Method, params: Any, context: Context) -> Any:
         assert method.slices is not None

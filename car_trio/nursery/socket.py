@@ -10,9 +10,9 @@ task can leave half a frame behind, and a reader never waits for its peer to rea
 
 Two shorter ways serve the ordinary small call, which costs little more than its system calls then. Whole short text
 frames are unpacked here; whatever else comes (fragments, control frames, long, malformed ones) goes to the protocol.
-And what the reader's own turn posted is offered to the kernel at the end of that turn, in one attempt that does not
-wait; what the kernel does not take is the writer's. Both hold for a real socket; other streams (tests) take the long
-way out.
+And what the reader's own turn, or a flush of the journal, has posted is offered to the kernel at the end of that
+stretch, in one attempt that does not wait; what the kernel does not take is the writer's. Both hold for a real socket;
+other streams (tests) take the long way out.
 
 Two limits bound the buffer. Above `SOFT_LIMIT` producers of streams wait in `drained()`. Above `HARD_LIMIT`, or when
 the peer accepts nothing for `stall_seconds`, the connection is cut: memory is not lent to those who do not read.
@@ -34,6 +34,7 @@ from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
 from car_trio.nursery.framing import FINAL_TEXT, MASK_BYTES, MASKED, apply_mask, payload_of, text_frames
+from car_trio.nursery.together import TOGETHER
 from car_trio.wire.frames import is_utf8
 
 RECEIVE_BYTES = 65_536
@@ -263,18 +264,22 @@ class Socket:
             self._abandon()
             self._cut(why)
             return
-        if not (self._out or self._in_turn):
+        if not (self._out or self._in_turn or TOGETHER.takes(self)):
             self._writer.unpark()
         self._out += frames
         for frame in frames:
             self._out_bytes += len(frame)
 
     def _end_turn(self) -> None:
-        """The reader is about to wait: what it posted goes to the kernel, as far as that takes it at once.
+        """The reader is about to wait: what it posted goes out."""
+        self._in_turn = False
+        self.send_now()
+
+    def send_now(self) -> None:
+        """Offers what is posted to the kernel, as far as that takes it at once.
 
         Not while the writer is in the middle of something, and never more than one attempt: the rest is the writer's.
         """
-        self._in_turn = False
         if not self._out:
             return
         if self._raw is None or self._sending:

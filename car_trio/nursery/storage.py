@@ -6,7 +6,7 @@ Writing goes to the journal and nowhere else. Reading is plain functions that bl
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Literal
@@ -16,21 +16,43 @@ import trio
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
 from car_trio.nursery.limits import held_files
+from car_trio.nursery.socket import TOGETHER
+from car_trio.state.approvals import MAX_ENDED
+from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, open_catalog
 from car_trio.store.catalog_reader import utc_time
 from car_trio.store.disk import Disk
+from car_trio.store.events import drop_journals, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
+from car_trio.store.lines import read_newest
 from car_trio.store.lock import StoreBusy, hold_lock
+from car_trio.store.log_files import lines
 from car_trio.store.orphans import adopt_orphans
 from car_trio.store.reader import Page, Position, read_page
-from car_trio.store.retention import Expired, expired, tombstone
+from car_trio.store.retention import Expired, ended_before, expired, tombstone
 from car_trio.store.run_index import RunIndex
 from car_trio.store.survey import summarize
 from car_trio.store.torn import torn_bytes
+from car_trio.wire.events import EventsFound, QueryEvents
+from car_trio.wire.host import ApprovalLine
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns, now
 
 LOG = logging.getLogger("car_trio.store")
+LEDGER = "permissions.jsonl"
+APPROVALS = "approvals.jsonl"
+"""Under the state root."""
+
+
+class Health:
+    """Tells whoever shows the store's health that it turned: why it is degraded, or `None` when it is well again."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[str | None], None]] = []
+
+    def turned(self, cause: str | None) -> None:
+        for listener in self.listeners:
+            listener(cause)
 
 
 class OpenStore:
@@ -43,6 +65,7 @@ class OpenStore:
         disk: Disk,
         journal: Journal,
         writer: CatalogWriter | None,
+        health: Health,
     ) -> None:
         self._config = config
         self._layout = layout
@@ -50,6 +73,7 @@ class OpenStore:
         self._writer = writer
         self._index = RunIndex(layout, disk)
         self.journal = journal
+        self.health = health
 
     @property
     def degraded(self) -> str | None:
@@ -125,6 +149,39 @@ class OpenStore:
         candidates = self._index.retention_candidates(moment, limits.max_per_agent, limits.max_age_days)
         return expired(candidates, moment, limits.max_per_agent, limits.max_age_days)
 
+    def events(self, client_id: str, ask: QueryEvents) -> EventsFound:
+        return query(self._disk, self._layout, client_id, ask)
+
+    def ledger(self) -> list[bytes]:
+        """The decisions of humans, line by line. Raises `ConfigError` when they cannot be read."""
+        try:
+            return list(lines(self._disk, self._layout, LEDGER))
+        except OSError as error:
+            raise ConfigError(
+                f"{self._layout.root / LEDGER} cannot be read: {error.strerror}; mend or remove it"
+            ) from error
+
+    def drop_journals(self, live: Collection[str]) -> int:
+        """Removes the event logs that are as old as runs may become; those of `live` connections stay."""
+        cutoff = ended_before(datetime.now(UTC), self._config.runs.max_age_days)
+        return 0 if cutoff is None else drop_journals(self._disk, self._layout, live, cutoff)
+
+    # Approvals
+
+    def log_approval(self, line: bytes) -> Ticket:
+        """Hands an ended approval to the journal."""
+        return self.journal.log(APPROVALS, line)
+
+    async def ended_approvals(self) -> list[ApprovalLine]:
+        """The newest that ended, oldest first; none, with a word in the log, when the disk does not give them."""
+        try:
+            return await trio.to_thread.run_sync(
+                read_newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
+            )
+        except OSError as error:
+            LOG.error("%s cannot be read: %s; approvals of earlier starts are not shown", APPROVALS, error)
+            return []
+
     # Removing
 
     def remove(self, row: CatalogRow, why: str) -> Removal:
@@ -141,7 +198,7 @@ async def open_store(
 
     Raises `ConfigError` when another process has the root, or when it cannot be used; then nothing was changed.
     """
-    layout, disk = Layout(config.home), disk or Disk()
+    layout, disk, health = Layout(config.home), disk or Disk(), Health()
     async with AsyncExitStack() as stack:
         try:
             layout.prepare(disk)
@@ -166,13 +223,10 @@ async def open_store(
                 held_files=held_files(),
                 sync_threads=sync_threads,
                 catalog=writer,
-                on_health=_note_health,
+                on_health=health.turned,
+                telling=TOGETHER,
             )
         )
-        store = OpenStore(config, layout, disk, journal, writer)
+        store = OpenStore(config, layout, disk, journal, writer, health)
         stack.callback(store.close)
         yield store
-
-
-def _note_health(cause: str | None) -> None:
-    """The journal logs both turns itself; who shows the store's health asks for it."""

@@ -56,7 +56,8 @@ class RunRegistry:
     """The runs in memory, who may do what with them, and who watches them.
 
     `admit` raises Refusal (-32011) when the store cannot take a start or turns now; it is asked before anything
-    changes. `check_name` raises Refusal (-32602) for an id that no file can have.
+    changes. `check_name` raises Refusal (-32602) for an id that no file can have. `publish` tells hosts about a run:
+    what happened, which run, its status.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RunRegistry:
         new_id: Callable[[], str],
         max_turns: int,
         default_agent: str | None = None,
+        publish: Callable[[str, RunRef, str], None] = lambda kind, ref, status: None,
     ) -> None:
         self._record = record
         self._admit = admit
@@ -77,6 +79,7 @@ class RunRegistry:
         self._new_id = new_id
         self._max_turns = max_turns
         self._default_agent = default_agent
+        self._announce = publish
         self._runs: dict[str, Run] = {}
         self._remembered: OrderedDict[str, Run | None] = OrderedDict()
         self._current: dict[str, Run] = {}
@@ -95,9 +98,10 @@ class RunRegistry:
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def forget(self, run_id: str) -> None:
+    def forget(self, row: CatalogRow) -> None:
         """The run was removed from disk."""
-        self.remember(run_id, None)
+        self.remember(row.run_id, None)
+        self._announce("run.removed", RunRef(row.agent_id, row.run_id), row.status)
 
     def end_orphan(self, row: CatalogRow) -> None:
         """A run that an earlier process left open and that could not be ended at boot: its end is handed to the
@@ -237,6 +241,7 @@ class RunRegistry:
 
     def _started_durably(self, run: Run) -> None:
         run.durable_records += 1
+        self._announce("run.started", run.ref, "in_progress")
 
     # Turns
 
@@ -328,6 +333,7 @@ class RunRegistry:
         run.durable_records += 1
         if run.watchers:
             self._publish(run, [Event(run.ref, line, run.durable_turns, run.status)])
+        self._announce("run.ended", run.ref, run.status)
 
     def _indexed(self, run: Run) -> None:
         """The catalog has the end: what is known of the run can be asked there from now on."""
