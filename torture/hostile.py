@@ -265,7 +265,7 @@ def mutated(dice: random.Random, run: str) -> bytes:
         message = {
             "jsonrpc": "2.0",
             "id": f"cb-{dice.randrange(5)}",
-            dice.choice(["result", "error"]): dice.choice(ODD),
+            dice.choice(["result", "error"]): copy.deepcopy(dice.choice(ODD)),
         }
     for _ in range(dice.choice([0, 1, 1, 2, 5])):
         message = wrong_value(dice, message)
@@ -284,7 +284,9 @@ def wrong_value(dice: random.Random, value: Any) -> Any:
     if chance < 0.1:
         del value[key]
     elif chance < 0.2 and isinstance(value, dict):
-        value[dice.choice(["id", "run_id", "status", "x", "", "tenant_id", "agent_id"])] = dice.choice(ODD)
+        value[dice.choice(["id", "run_id", "status", "x", "", "tenant_id", "agent_id"])] = copy.deepcopy(
+            dice.choice(ODD)
+        )
     elif chance < 0.25 and isinstance(value, list):
         value.extend(copy.deepcopy(value[:20]))
     else:
