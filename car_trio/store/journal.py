@@ -115,9 +115,8 @@ class Journal:
         )
 
     def log(self, relative: str, line: bytes, *, sync: bool = False, last: bool = False) -> Ticket:
-        """Append a line to another journal file under the root; `ValueError` for a path that leaves it. The
-        descriptor is given back after the `last` one, which may be empty: then nothing is written."""
-        Layout.check_relative(relative)
+        """Append a line to another journal file under the root; after the `last`, maybe empty, it is closed."""
+        Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
         payload = line + b"\n" if line else b""
         return self._accept(Append(relative, payload, sync=sync, last=last), None, len(payload))
 
