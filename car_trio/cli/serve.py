@@ -31,14 +31,6 @@ def run_daemon(flags: Mapping[str, Any]) -> int:
     return 0
 
 
-def collect_seldom() -> None:
-    """A large message is decoded into as many containers as it has braces; looking for cycles among them again and
-    again, while it is decoded, costs several times the decoding and blocks everybody else. What is loaded by now is
-    never looked at again."""
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
-
-
 def _first(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
     cause = group.exceptions[0]
     return _first(cause) if isinstance(cause, BaseExceptionGroup) else cause
