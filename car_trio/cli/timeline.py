@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -104,7 +103,7 @@ class Timeline:
         if payload is UNSET:
             return
         # A cut of the bytes first: what one line shows is not worth decoding a quarter of a megabyte for.
-        raw = bytes(cast(Raw, payload))
+        raw = bytes(payload)
         text = (raw if self._whole or not is_terminal() else raw[:2000]).decode(errors="replace")
         yield from self._field(mark, text)
 
@@ -124,7 +123,7 @@ class Timeline:
 
 
 def _or_none(value: str | UnsetType) -> str | None:
-    return None if value is UNSET else cast(str, value)
+    return None if value is UNSET else value
 
 
 def _verdict(turn: Turn) -> str | None:
