@@ -6,9 +6,7 @@ from six escape sequences of our own: a library for it costs more time than read
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -78,11 +76,13 @@ def say_json(document: Any) -> None:
 
 def page(lines: Iterable[str], *, pager: bool = True) -> None:
     """Prints lines; in a terminal through the pager, which takes them only as fast as they are read."""
-    command = shlex.split(environment().get("PAGER") or "less -RFX")
+    command = (environment().get("PAGER") or "less -RFX").split()
     if not pager or not is_terminal() or not command or shutil.which(command[0]) is None:
         for line in lines:
             print(line)
         return
+    import subprocess
+
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:  # noqa: S603 - the user's own pager
         assert process.stdin is not None
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -64,10 +65,8 @@ def tail(
 
         if follow_many(home, printer, chosen):
             return OK
-    try:
+    with suppress(KeyboardInterrupt):
         follow_files(files, printer, (lambda: [only]) if only else chosen.new, until_ended=only is not None)
-    except KeyboardInterrupt:
-        pass
     return OK
 
 

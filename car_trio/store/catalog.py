@@ -10,8 +10,8 @@ away; the files make it anew."""
 from __future__ import annotations
 
 import logging
+import os
 import re
-import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -102,7 +102,7 @@ class CatalogWriter:
     def close(self, *, clean: bool) -> None:
         """Close; `clean` when everything that was written to files since it was complete is written here
         too."""
-        stop = secrets.token_hex(16)
+        stop = os.urandom(16).hex()
         clean = clean and self.clean
         try:
             if clean:
