@@ -7,13 +7,10 @@ is the server.
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 MASK = b"\x37\xfa\x21\x3d"
@@ -22,6 +19,8 @@ UPGRADE = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 PATIENCE = 60.0
+PROCESS_CLOCK = 2
+"""Linux: the clock of another process is its id, inverted, and this."""
 
 
 def masked(payload: bytes) -> bytes:
@@ -137,11 +136,8 @@ class Flood(NamedTuple):
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time of all threads of a process, by the scheduler's own clock."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
+    """Processor time of a process, threads that have ended included, by the kernel's clock of that process."""
+    return time.clock_gettime((~pid << 3) | PROCESS_CLOCK)
 
 
 def flood(
@@ -183,11 +179,3 @@ def timed(action: Callable[[], Any], count: int) -> list[float]:
         action()
         took.append(time.perf_counter() - begin)
     return took
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)
-
-
-def wait_for_exit(pid: int) -> None:
-    os.waitpid(pid, 0)

@@ -14,7 +14,7 @@ from bench.durable import TURN, one_turn, start_run
 from bench.figures import Figure
 from bench.processes import daemon
 
-TOOL = {"name": "echo", "parameters": {}}
+TOOL: dict[str, Any] = {"name": "echo", "parameters": {}}
 WATCHERS = (1, 10, 100)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from car_trio.client import connect
-    from car_trio.methods.context import Daemon
     from car_trio.methods.method import Method
+    from car_trio.nursery.embedding import Daemon
     from car_trio.store.lock import StoreBusy
     from car_trio.store.run_store import RunStore
 
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 __all__ = ["Daemon", "Method", "RunStore", "StoreBusy", "__version__", "connect"]
 
 _HOMES = {
-    "Daemon": "car_trio.methods.context",
+    "Daemon": "car_trio.nursery.embedding",
     "Method": "car_trio.methods.method",
     "RunStore": "car_trio.store.run_store",
     "StoreBusy": "car_trio.store.lock",

@@ -8,6 +8,7 @@ listens elsewhere, or without authentication, is worse than one that does not st
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tomllib
@@ -270,6 +271,8 @@ def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -
         checked = msgspec.convert(value, wanted, strict=strict)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source} is {value!r}: {str(error).replace('`', '')}") from error
+    if isinstance(checked, float) and not math.isfinite(checked):
+        raise ConfigError(f"{source} is {value!r}: must be a finite number")
     if key in POSITIVE and not checked > 0:
         raise ConfigError(f"{source} is {value!r}: must be more than 0")
     if key in NOT_NEGATIVE and not checked >= 0:
@@ -280,10 +283,10 @@ def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -
 
 
 def _protocol_environment(environ: Mapping[str, str]) -> Environment:
-    timeout = environ.get("CAR_HANDLER_TIMEOUT")
+    timeout, pid = environ.get("CAR_HANDLER_TIMEOUT"), environ.get("WATCHDOG_PID")
     try:
         seconds = float(timeout) if timeout else None
-        watchdog = int(environ.get("WATCHDOG_USEC") or 0) / 1e6 or None
+        watchdog = int(environ.get("WATCHDOG_USEC") or 0) / 1e6
     except ValueError as error:
         raise ConfigError(f"CAR_HANDLER_TIMEOUT or WATCHDOG_USEC is not a number: {error}") from error
     if seconds is not None and not 0 < seconds < float("inf"):
@@ -292,7 +295,8 @@ def _protocol_environment(environ: Mapping[str, str]) -> Environment:
         agent_id=environ.get("CAR_AGENT_ID") or None,
         handler_timeout=seconds,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
-        watchdog_seconds=watchdog,
+        # systemd names the process it means; to any other the variables are inherited noise.
+        watchdog_seconds=watchdog if watchdog > 0 and pid in {None, str(os.getpid())} else None,
     )
 
 

@@ -234,9 +234,11 @@ async def open_house(
     )
     with trio.fail_after(LONGEST_TEST):
         async with open_store(config, disk, sync_threads=0) as store:
-            await store.adopt_orphans()
+            failed = await store.adopt_orphans()
             doors = Doors()
             daemon = build(config, store, Secrets(TOKEN, HOST_TOKEN) if auth else None)
+            for row in failed:
+                daemon.runs.end_orphan(row)
             house = House(daemon, store, doors)
             async with trio.open_nursery() as nursery:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -72,6 +73,10 @@ def run_daemon(flags: Mapping[str, Any]) -> int:
     """Runs until a signal. Raises `ConfigError` for whatever keeps it from starting."""
     config = load(flags, environment())
     configure(config.log)
+    # What is loaded now stays, and a large message makes millions of objects that are no garbage: the collector's
+    # usual pace would make decoding one several times slower, with everybody waiting.
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
     try:
         trio.run(_serve, config)
     except* ConfigError as group:

@@ -289,10 +289,11 @@ def _call_identity(action: Action) -> bytes:
     return identity([action.type, action.tool, action.parameters])
 
 
-def budget_seconds(proposal: Proposal) -> float:
-    """The deadline of the whole: each action's own time-out, or 300 s, for every attempt it may make."""
+def budget_seconds(proposal: Proposal, tool_seconds: float = DEFAULT_TOOL_MS / 1000) -> float:
+    """The deadline of the whole: each action's own time-out, or the usual one, for every attempt it may make."""
+    usual = tool_seconds * 1000
     attempts = ((a, 1 + a.max_retries if a.failure_behavior == "retry" else 1) for a in proposal.actions)
-    milliseconds = sum((DEFAULT_TOOL_MS if a.timeout_ms is None else a.timeout_ms) * n for a, n in attempts)
+    milliseconds = sum((usual if a.timeout_ms is None else a.timeout_ms) * n for a, n in attempts)
     return max(milliseconds / 1000 + MARGIN_SECONDS, LEAST_BUDGET_SECONDS)
 
 

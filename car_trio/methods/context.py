@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 from msgspec import Raw
 
+from car_trio.state.chat import Chats
+from car_trio.state.host import Host
 from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets, Session
@@ -50,7 +52,11 @@ class Store(Protocol):
     @property
     def degraded(self) -> str | None: ...
     def find(self, run_id: str) -> CatalogRow | None: ...
-    def list_runs(self, agent_id: str, cursor: str | None, limit: int | None) -> Paged: ...
+    def check(self, purpose: Literal["start", "turns"]) -> None: ...
+    def list_runs(
+        self, agent_id: str, cursor: str | None, limit: int | None, newer: list[CatalogRow]
+    ) -> Paged: ...
+    def torn_bytes(self, ref: RunRef) -> int: ...
     def search(self, ask: SearchRuns) -> Paged: ...
     def read_page(
         self, ref: RunRef, position: Position, *, until: int | None, max_bytes: int, max_records: int | None
@@ -64,6 +70,19 @@ class Subscription(Protocol):
 
     def begin(self, cursor: int, position: Position) -> None: ...
     def close(self) -> None: ...
+
+
+class Feed(Protocol):
+    """One connection's view of the host events. `begin` starts its delivery."""
+
+    def begin(self) -> None: ...
+
+
+class Alarm(Protocol):
+    """Wakes the daemon's deadlines: `until_due` returns at the earliest time that was set since it last did."""
+
+    def set(self, at: float) -> None: ...
+    async def until_due(self) -> None: ...
 
 
 class ChannelClosed(Exception):  # noqa: N818 - how a call ended, not a defect
@@ -95,11 +114,14 @@ class Client(Protocol):
     def subscribe(self, run: Run) -> Subscription: ...
     def unsubscribe(self, run_id: str) -> bool: ...
     async def drained(self) -> None: ...
+    def notify(self, method: str, params: object) -> None: ...
+    async def ask(self, method: str, params: object, seconds: float) -> Raw | ErrorObject: ...
+    def watch_host(self) -> Feed: ...
 
 
 @dataclass(slots=True, eq=False)
 class Daemon:
-    """What all connections share: the owners of state, and the store."""
+    """What all connections share: the owners of state, and the store. `clients` are the connections by session."""
 
     version: str
     durability: str
@@ -113,8 +135,14 @@ class Daemon:
     new_id: Callable[[], str]
     uptime: Callable[[], float]
     methods: dict[str, Any]
+    host: Host
+    chats: Chats
+    clients: dict[str, Client]
+    alarm: Alarm
+    boot_id: str
     tenants: Tenants = field(default_factory=Tenants)
     is_stopping: bool = False
+    document: Raw | None = None
     counters: Counter[str] = field(default_factory=Counter[str])
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from car_trio.methods.context import Context
 from car_trio.methods.method import Method
+from car_trio.wire.frames import encode
 from car_trio.wire.session import NoParams
 
 REF = "#/components/schemas/{name}"
 
 
-def discover(context: Context, _: NoParams) -> dict[str, Any]:
-    return document(context.daemon.methods, context.daemon.version)
+def discover(context: Context, _: NoParams) -> Raw:
+    """The document, made once: its table does not change while the daemon serves."""
+    daemon = context.daemon
+    if daemon.document is None:
+        daemon.document = Raw(encode(document(daemon.methods, daemon.version)))
+    return daemon.document
 
 
 def document(methods: dict[str, Method], version: str) -> dict[str, Any]:

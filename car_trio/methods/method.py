@@ -6,6 +6,8 @@ its `admit`, a `def` that still runs in the reader, because Trio starts tasks in
 
 A `def` whose params can be large has `slices`: a generator that prepares them step by step and returns what `call`
 gets. Of a small message the steps run in the reader; of a large one in a task, with the loop running in between.
+
+`reads` marks an `async def` whose reply is built from disk and can be large: one of them at a time per connection.
 """
 
 from __future__ import annotations
@@ -29,7 +31,18 @@ class Method:
     """`params` and `result` are msgspec types, `result` a tuple where there are several; `requires` is the shape as a
     refusal of malformed params shows it."""
 
-    __slots__ = ("_decode", "admit", "call", "is_async", "params", "requires", "results", "slices", "summary")
+    __slots__ = (
+        "_decode",
+        "admit",
+        "call",
+        "is_async",
+        "params",
+        "reads",
+        "requires",
+        "results",
+        "slices",
+        "summary",
+    )
 
     def __init__(
         self,
@@ -41,6 +54,7 @@ class Method:
         admit: Callable[[Any, Any], Any] | None = None,
         slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
         requires: str | None = None,
+        reads: bool = False,
     ) -> None:
         self.params = params
         self.call = call
@@ -49,6 +63,7 @@ class Method:
         self.admit = admit
         self.slices = slices
         self.requires = requires
+        self.reads = reads
         self.is_async = inspect.iscoroutinefunction(call)
         self._decode = msgspec.json.Decoder(params).decode
 

@@ -41,12 +41,15 @@ class Submission(NamedTuple):
 
 
 def admit(context: Context, ask: SubmitProposal) -> Submission:
+    run = context.daemon.runs.current(context.session)
     degraded = context.daemon.store.degraded
     if degraded is not None:
         raise storage_degraded(degraded, pending=False)
+    if run is not None:
+        context.daemon.store.check("turns")
     if ask.session_id is not None:
         raise invalid_params(f"proposal.submit: unknown session_id {ask.session_id[:80]!r}; leave it out")
-    return Submission(bytes(ask.proposal), context.daemon.runs.current(context.session), _state(context, ask))
+    return Submission(bytes(ask.proposal), run, _state(context, ask))
 
 
 def _state(context: Context, ask: SubmitProposal) -> Values:
@@ -61,7 +64,7 @@ def _state(context: Context, ask: SubmitProposal) -> Values:
 
 async def submit(context: Context, submission: Submission) -> Answer:
     proposal = await _parsed(context, submission.raw)
-    context.allow(budget_seconds(proposal))
+    context.allow(budget_seconds(proposal, context.daemon.tool_timeout_seconds))
     recorder = Recorder(context.daemon.runs, submission.run, proposal.id, context.daemon.now)
     execution = Execution(
         proposal,

@@ -38,6 +38,8 @@ from car_trio.wire.runs import (
     Unsubscribed,
 )
 
+TURNS = "{ run_id, turns: [RunTurn] }"
+
 
 def start(context: Context, ask: StartRun) -> Answer:
     run = context.daemon.runs.start(context.session, ask)
@@ -58,11 +60,15 @@ def bound_turns(context: Context, ask: RecordTurns) -> Generator[None, None, Bou
     """Cuts turns to size, one per step, so that a large message can be taken in slices."""
     recorded_at = context.daemon.now()
     bodies: list[Body] | TurnTooLarge = []
-    for turn in ask.turns:
+    for i, turn in enumerate(ask.turns):
         try:
             body = narrated(turn, recorded_at)
         except TurnTooLarge as too_large:
             bodies = too_large
+        except Refusal as refusal:
+            raise invalid_params(
+                f"runs.record_turns requires {TURNS}: turns[{i}]: {refusal.message}"
+            ) from None
         else:
             if isinstance(bodies, list):
                 bodies.append(body)
@@ -107,6 +113,9 @@ async def subscribe(context: Context, watch: Watch) -> Answer:
     except FileNotFoundError:
         watch.subscription.close()
         raise unknown_run(ref.run_id) from None
+    except OSError as error:
+        watch.subscription.close()
+        raise Refusal(f"run `{ref.run_id}` cannot be read: {error.strerror}; subscribe again later") from None
     result = Snapshot(ref.run_id, ref.agent_id, turns, cursor, watch.status)
     return Answer(result, then=partial(watch.subscription.begin, cursor, position))
 
@@ -158,6 +167,7 @@ def may_list(context: Context, ask: ListRuns) -> Listing:
         raise Refusal(
             f"not authorized for agent '{ask.agent_id}': bind this connection to it, or authenticate as host"
         )
+    context.daemon.check_name(ask.agent_id)
     return Listing(ask, context.daemon.runs.in_memory(ask.agent_id))
 
 
@@ -189,14 +199,16 @@ def may_remove(context: Context, ask: RemoveRuns) -> RemoveRuns:
 
 async def remove(context: Context, ask: RemoveRuns) -> Answer:
     """Removes ended runs, each with its tombstone, one after the other. With both criteria a run must meet both."""
-    rows = await context.in_thread(context.daemon.store.removable, ask.run_ids, ask.older_than)
+    rows = await context.in_thread(
+        context.daemon.store.removable, list(dict.fromkeys(ask.run_ids)), ask.older_than
+    )
     removed: list[str] = []
     freed = 0
     for row in rows:
         if not ask.dry_run:
             ticket = context.daemon.store.remove(row, "removed by hand")
             await context.settled(ticket)
-            context.daemon.runs.forget(row.run_id)
+            context.daemon.runs.forget(row)
         removed.append(row.run_id)
         freed += row.bytes
     return Answer(RunsRemoved(removed, freed))

@@ -13,8 +13,8 @@ from car_trio.wire.errors import invalid_params
 from car_trio.wire.session import SetState, StateKey, WholeState
 
 
-def _values(context: Context, tenant_id: str | None) -> Values:
-    return context.session.state if tenant_id is None else context.daemon.tenants.of(tenant_id)
+def _seen(context: Context, tenant_id: str | None) -> Values:
+    return context.session.state if tenant_id is None else context.daemon.tenants.seen(tenant_id)
 
 
 def set_value(context: Context, ask: SetState) -> str:
@@ -24,21 +24,23 @@ def set_value(context: Context, ask: SetState) -> str:
         raise invalid_params(
             f"state.set: value cannot be read back: {error or 'nested too deeply'}"
         ) from None
-    _values(context, ask.tenant_id)[ask.key] = value
+    tenant_id = ask.tenant_id
+    state = context.session.state if tenant_id is None else context.daemon.tenants.of(tenant_id)
+    state[ask.key] = value
     return "ok"
 
 
 def get_value(context: Context, ask: StateKey) -> Any:
-    return _values(context, ask.tenant_id).get(ask.key)
+    return _seen(context, ask.tenant_id).get(ask.key)
 
 
 def exists(context: Context, ask: StateKey) -> bool:
-    return ask.key in _values(context, ask.tenant_id)
+    return ask.key in _seen(context, ask.tenant_id)
 
 
 def keys(context: Context, ask: WholeState) -> list[str]:
-    return sorted(_values(context, ask.tenant_id))
+    return sorted(_seen(context, ask.tenant_id))
 
 
 def snapshot(context: Context, ask: WholeState) -> dict[str, Any]:
-    return _values(context, ask.tenant_id).snapshot()
+    return _seen(context, ask.tenant_id).snapshot()

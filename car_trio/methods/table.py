@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from car_trio.methods import discover, proposals, runs, session, state, tools
+from msgspec import Raw
+
+from car_trio.methods import chat, discover, host, proposals, runs, session, state, tools
 from car_trio.methods.method import Method
+from car_trio.wire import chat as c
+from car_trio.wire import host as h
 from car_trio.wire import runs as r
 from car_trio.wire import session as s
 from car_trio.wire import tools as t
-
-TURNS = "{ run_id, turns: [RunTurn] }"
 
 METHODS: dict[str, Method] = {
     # Who is talking
@@ -43,20 +45,48 @@ METHODS: dict[str, Method] = {
         r.TurnsRecorded,
         "Append turns that the agent tells, all or none.",
         slices=runs.bound_turns,
-        requires=TURNS,
+        requires=runs.TURNS,
     ),
     "runs.subscribe": Method(
-        r.Subscribe, runs.subscribe, r.Snapshot, "Follow a run without a gap.", admit=runs.watch
+        r.Subscribe, runs.subscribe, r.Snapshot, "Follow a run without a gap.", admit=runs.watch, reads=True
     ),
     "runs.unsubscribe": Method(r.Unsubscribe, runs.unsubscribe, r.Unsubscribed, "Stop following."),
-    "runs.list": Method(r.ListRuns, runs.list_runs, r.RunList, "An agent's runs.", admit=runs.may_list),
+    "runs.list": Method(
+        r.ListRuns, runs.list_runs, r.RunList, "An agent's runs.", admit=runs.may_list, reads=True
+    ),
     "runs.get_trace": Method(
-        r.GetTrace, runs.get_trace, (r.Trace, r.NotFound), "A run's records.", admit=runs.may_read
+        r.GetTrace, runs.get_trace, (r.Trace, r.NotFound), "A run's records.", admit=runs.may_read, reads=True
     ),
     "runs.search": Method(
-        r.SearchRuns, runs.search, r.RunsFound, "Find runs; host role.", admit=runs.may_search
+        r.SearchRuns, runs.search, r.RunsFound, "Find runs; host role.", admit=runs.may_search, reads=True
     ),
     "runs.remove": Method(
         r.RemoveRuns, runs.remove, r.RunsRemoved, "Remove ended runs; host role.", admit=runs.may_remove
+    ),
+    # What a person sees and decides
+    "host.register_agent": Method(
+        h.RegisterAgent, host.register_agent, h.HostAgent, "Show an agent on the screens."
+    ),
+    "host.set_status": Method(h.SetStatus, host.set_status, h.HostAgent, "Say what an agent is doing."),
+    "host.unregister_agent": Method(
+        h.AgentId, host.unregister_agent, h.Done, "Take an agent off the screens."
+    ),
+    "host.agents": Method(s.NoParams, host.agents, list[h.HostAgent], "The agents."),
+    "host.notify": Method(h.Notify, host.notify, h.HostEvent, "Tell every host something."),
+    "host.events": Method(h.ListEvents, host.events, h.EventList, "The newest events."),
+    "host.subscribe": Method(s.NoParams, host.subscribe, h.HostSnapshot, "Follow what happens."),
+    "host.request_approval": Method(
+        h.RequestApproval, host.request_approval, h.ApprovalRow, "Ask a person to decide."
+    ),
+    "host.resolve_approval": Method(h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide."),
+    "host.approvals": Method(s.NoParams, host.approvals, h.ApprovalList, "The approvals."),
+    # A person talks with an agent
+    "agents.chat": Method(c.StartChat, chat.chat, c.ChatAccepted, "Begin a chat.", admit=chat.admit),
+    "agents.chat.cancel": Method(c.ChatSession, chat.cancel, c.ChatCancelled, "End a chat."),
+    "agents.chat.approve": Method(
+        c.ApproveInChat, chat.approve, c.ChatResolved, "Decide what the agent asks.", admit=chat.may_approve
+    ),
+    "agent.chat.event": Method(
+        dict[str, Raw], chat.event, None, "What the agent says: { session_id, kind, … }; a notification."
     ),
 }

@@ -79,10 +79,12 @@ def trace(store: Store, ref: RunRef, ask: GetTrace, until: int | None) -> Raw:
             records.append(Raw(record.raw))
     except FileNotFoundError:
         return Raw(encode(NotFound(ref.run_id)))
-    torn = (
-        TornTail(reading.torn_bytes) if reading.torn_bytes and until is None and next_cursor is None else None
+    # A live run's tail is being written; of any other, what was torn stays told after it was moved aside.
+    torn = reading.torn_bytes + store.torn_bytes(ref) if until is None else 0
+    whole = Trace(
+        ref.run_id, ref.agent_id, records, ask.cursor, next_cursor, TornTail(torn) if torn else None
     )
-    return Raw(encode(Trace(ref.run_id, ref.agent_id, records, ask.cursor, next_cursor, torn)))
+    return Raw(encode(whole))
 
 
 class TurnsSoFar(NamedTuple):
@@ -117,12 +119,7 @@ def snapshot(
 
 def listing(store: Store, newer: list[CatalogRow], ask: ListRuns) -> Raw:
     """`runs.list`: the catalog's page, with what the registry knows better laid over it."""
-    page, next_cursor = store.list_runs(ask.agent_id, ask.cursor, ask.limit)
-    known = {row.run_id: row for row in newer}
-    rows = [known.pop(row.run_id, row) for row in page]
-    if ask.cursor is None and known:
-        # A run that the catalog does not have yet is newer than all it has: it stands before the first page.
-        rows = sorted(known.values(), key=lambda row: row.started_at, reverse=True) + rows
+    rows, next_cursor = store.list_runs(ask.agent_id, ask.cursor, ask.limit, newer)
     return Raw(encode(RunList(ask.agent_id, [row.in_list() for row in rows], next_cursor)))
 
 

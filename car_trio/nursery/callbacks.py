@@ -1,4 +1,4 @@
-"""Calls back into the client: `tools.execute` and its end (protocol `wire.md` section 4).
+"""Calls back into the client: `tools.execute` and its end (protocol `wire.md` section 4), and requests of chats.
 
 The table of pending calls belongs to this object. A call is in the table from before its request is posted until it
 is settled, exactly once: by the client's reply, or by leaving `call_tool` any other way (deadline, stop, drop), which
@@ -26,7 +26,6 @@ _CALL_ID = re.compile(rb'"id"\s*:\s*"(cb-[0-9]+)"')
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    action_id: str
     answered: trio.Event
     answer: Raw | ErrorObject | None = None
 
@@ -55,23 +54,40 @@ class Callbacks:
         Raises `ChannelClosed` when the client left, `CallbackTimedOut` after `backstop` seconds. If cancelled, the
         client has been told to stop, and its late reply will be dropped.
         """
+        request_id = self._mint()
+        ask = ExecuteTool(action_id, tool, parameters, timeout_ms, attempt, request_id, session_id)
+
+        def tell() -> None:
+            self._post(notification("tools.cancel", CancelTool(request_id, action_id, self.reason)))
+
+        return await self._answer(request_id, request("tools.execute", request_id, ask), backstop, tell)
+
+    async def ask(self, method: str, params: object, seconds: float) -> Raw | ErrorObject:
+        """Any other request to the client. Returns and raises as `call_tool`; giving up is not told to the client."""
+        request_id = self._mint()
+        return await self._answer(request_id, request(method, request_id, params), seconds, lambda: None)
+
+    def _mint(self) -> str:
+        self._minted += 1
+        return f"cb-{self._minted - 1}"
+
+    async def _answer(
+        self, request_id: str, frame: bytes, seconds: float, gave_up: Callable[[], None]
+    ) -> Raw | ErrorObject:
         if not self._open:
             raise ChannelClosed
-        request_id = f"cb-{self._minted}"
-        self._minted += 1
-        pending = self._pending[request_id] = _Pending(action_id, trio.Event())
+        pending = self._pending[request_id] = _Pending(trio.Event())
         try:
-            ask = ExecuteTool(action_id, tool, parameters, timeout_ms, attempt, request_id, session_id)
-            self._post(request("tools.execute", request_id, ask))
-            with trio.move_on_after(backstop):
+            self._post(frame)
+            with trio.move_on_after(seconds):
                 await pending.answered.wait()
         finally:
             if self._pending.pop(request_id, None) is not None:
-                self._post(notification("tools.cancel", CancelTool(request_id, action_id, self.reason)))
+                gave_up()
         if pending.answer is not None:
             return pending.answer
         if self._open:
-            raise CallbackTimedOut(round(backstop))
+            raise CallbackTimedOut(round(seconds))
         raise ChannelClosed
 
     def settle(self, frame: Frame) -> bool:
@@ -107,5 +123,7 @@ class Callbacks:
 def _text(raw: Raw | msgspec.UnsetType) -> str:
     if raw is UNSET:
         return ""
-    value: object = msgspec.json.decode(raw)
-    return value if isinstance(value, str) else ""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except msgspec.MsgspecError:
+        return ""

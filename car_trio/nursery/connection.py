@@ -39,7 +39,7 @@ def is_allowed_host(values: Iterable[str], server: Server) -> bool | None:
     name = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdigit() else host
     allowed = {"127.0.0.1", "localhost", "[::1]", *(each.lower() for each in server.allowed_hosts)}
     if server.host not in LOOPBACK:
-        allowed.add(server.host.lower())
+        allowed.add(f"[{server.host.lower()}]" if ":" in server.host else server.host.lower())
     return name in allowed
 
 
@@ -71,6 +71,7 @@ class Connection:
         is_remote: bool = False,
         is_full: Callable[[], bool] = lambda: False,
         known: Callable[[Connection], None] = lambda _: None,
+        sweep: Callable[[Connection], None] = lambda _: None,
     ) -> None:
         self._daemon = daemon
         self._desk = desk
@@ -78,6 +79,7 @@ class Connection:
         self._is_remote = is_remote
         self._is_full = is_full
         self._known = known
+        self._sweep = sweep
         self._config = config
         self._server = config.server
         self._scope = trio.CancelScope()
@@ -89,6 +91,7 @@ class Connection:
         self.session = Session(uuid.uuid4().hex, open_house=daemon.secrets is None)
         self.is_known = False
         self.left_at = math.inf
+        self.over = trio.Event()
         self._socket = Socket(
             stream,
             max_message_bytes=UNAUTHENTICATED_MESSAGE_BYTES,
@@ -109,6 +112,7 @@ class Connection:
             LOG.exception("session %s ended by an error of the daemon", self.session.id)
         finally:
             self._gone()
+            self.over.set()
             await trio.aclose_forcefully(self._stream)
 
     async def _live(self) -> None:
@@ -123,6 +127,9 @@ class Connection:
                     finally:
                         self._gone()
                         requests.cancel_scope.deadline = self._requests_deadline
+            else:
+                self._known(self)  # turned away: it takes no stranger's place while it reads the answer
+            self.over.set()
             self._socket.finish()
             if not self._writing.cancel_called:  # nothing is on its way to somebody who was cut
                 await self._socket.linger()
@@ -137,7 +144,8 @@ class Connection:
         return judge(self._server, request)
 
     async def _read(self, requests: trio.Nursery) -> None:
-        self._peer = Peer(self._daemon, self._socket, self._callbacks, requests.start_soon)
+        self._peer = Peer(self._daemon, self.session, self._socket, self._callbacks, requests.start_soon)
+        self._daemon.clients[self.session.id] = self._peer
         self._dispatcher = Dispatcher(
             Context(self._daemon, self.session, self._peer, WAITS, allow=lambda _: None),
             self._callbacks,
@@ -171,16 +179,25 @@ class Connection:
         if self.left_at < math.inf:
             return
         self.left_at = trio.current_time()
+        self.session.is_gone = True
         self._requests_deadline = min(
             self._requests_deadline, self.left_at + self._config.runs.grace_ms / 1000
         )
+        daemon, session_id = self._daemon, self.session.id
         if not self._socket.is_open:
             # A stop cancels its requests instead, while the client can still be told to stop each call.
             self._callbacks.close()
-        self._daemon.attachments.release(self.session.id)
+        daemon.attachments.release(session_id)
+        daemon.clients.pop(session_id, None)
+        daemon.chats.leave(session_id)
+        daemon.host.agents.leave(session_id)
+        if self._peer is not None:
+            self._peer.unwatch_host()
+        daemon.host.approvals.leave(session_id)
         if self._peer is not None:
             self._peer.unsubscribe_all()
-        self._daemon.runs.leave(self.session.id)
+        daemon.runs.leave(session_id)
+        self._sweep(self)
 
     def _close(self, code: int, reason: str) -> None:
         """Ends the connection in order: what is posted is sent, then the close."""

@@ -5,7 +5,8 @@ ticket; it starts a task for an `async def`, after the method's `admit` has deci
 over `SLICE_BYTES` for a method that knows how is prepared in slices by a task; until it is done, later requests of
 the same connection are held, so that wire order stays the order of effects.
 
-A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again.
+A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again. A gated
+method first waits in a task for a host's word (`gate.py`), and begins with the approved bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +26,7 @@ from car_trio.config import Config
 from car_trio.methods.context import Answer, Context
 from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
+from car_trio.nursery.gate import Gate
 from car_trio.state.runs import Lookup, RunRegistry
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
@@ -41,6 +44,9 @@ LOG = logging.getLogger("car_trio.dispatch")
 SLICE_BYTES = 1024 * 1024
 PROGRESS_SECONDS = 10.0
 SHOWN_NAME = 80
+ENDS = frozenset({"runs.complete", "runs.record_turns"})
+"""What is still done while the daemon stops, or for a client that went before its held requests were begun: an agent
+that just finishes should not lose its word. Anything else would belong to nobody."""
 
 T = TypeVar("T")
 Spawn = Callable[..., None]
@@ -99,11 +105,13 @@ class Dispatcher:
         self._close = close
         self._spawn = spawn
         self._methods: dict[str, Method] = context.daemon.methods
+        self._gate = Gate(context.daemon.host.approvals, config.approvals)
         self._max_in_flight = config.server.max_in_flight
         self._handler_seconds = config.environment.handler_timeout or config.server.handler_timeout_seconds
         self._is_fixed = config.environment.handler_timeout is not None
         self._serial = 0
         self._held: deque[tuple[Request, Frame, int]] | None = None
+        self._reads: trio.Semaphore | None = None
         self.in_flight: dict[int, Request] = {}
         self.is_stopping = False
 
@@ -128,15 +136,26 @@ class Dispatcher:
             self._begin(request, frame, len(message))
 
     def _take_reply(self, frame: Frame) -> None:
-        if not self._callbacks.settle(frame) and frame.result is UNSET and frame.error is UNSET:
-            reply_id = b"null" if frame.id is UNSET else bytes(frame.id)
+        reply_id = b"null" if frame.id is UNSET else bytes(frame.id)
+        is_late = reply_id.startswith(b'"cb-')
+        if (
+            not self._callbacks.settle(frame)
+            and frame.result is UNSET
+            and frame.error is UNSET
+            and not is_late
+        ):
             self._post(error_frame(reply_id, Refusal("not a request: no method", INVALID_REQUEST)))
 
     def _begin(self, request: Request, frame: Frame, size: int) -> None:
         try:
             method = self._admitted(request)
             self.in_flight[request.serial] = request
-            self._start(request, method, method.decode(request.method, frame.params), size)
+            params = method.decode(request.method, frame.params)
+            if self._gate.guards(request.method):
+                shown = b"null" if frame.params is UNSET else bytes(frame.params)
+                self._spawn(self._run, request, partial(self._gated, request.method, method, shown))
+            else:
+                self._start(request, method, params, size)
         except Refusal as refusal:
             self._refuse(request, refusal)
         except Exception:
@@ -145,7 +164,7 @@ class Dispatcher:
     def _admitted(self, request: Request) -> Method:
         """The method, if this connection may call it now."""
         self._context.session.require(request.method)
-        if self.is_stopping:
+        if (self.is_stopping or self._context.session.is_gone) and request.method not in ENDS:
             raise stopping()
         if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
             raise Refusal(
@@ -163,17 +182,17 @@ class Dispatcher:
         context = self._context
         if method.slices is not None and size > SLICE_BYTES:
             self._held = deque() if self._held is None else self._held
-            self._spawn(self._run, request, partial(self._in_slices, method, params), self._release)
+            self._spawn(self._run, request, partial(self._in_slices, method, params), False, self._release)
             return
         prepared = params if method.slices is None else exhaust(method.slices(context, params))
         rule = method.call if not method.is_async else method.admit
         try:
             decided = prepared if rule is None else rule(context, prepared)
         except Lookup:
-            self._spawn(self._run, request, partial(self._after_lookup, method, prepared))
+            self._spawn(self._run, request, partial(self._after_lookup, method, prepared), method.reads)
             return
         if method.is_async:
-            self._spawn(self._run, request, partial(_call, method, decided))
+            self._spawn(self._run, request, partial(_call, method, decided), method.reads)
         else:
             self._answer(request, decided)
 
@@ -183,14 +202,22 @@ class Dispatcher:
         self,
         request: Request,
         work: Callable[[Context], Awaitable[Any]],
+        reads: bool = False,
         after: Callable[[], None] | None = None,
     ) -> None:
-        """A request's task, until its deadline; whatever happens the request is answered, once."""
+        """A request's task, until its deadline; whatever happens the request is answered, once.
+
+        `reads`: its reply is built from disk. Those of one connection are built one after the other, each when the
+        peer has read enough of what was sent before: pipelined, they would fill the memory with replies.
+        """
         scope = trio.CancelScope(deadline=trio.current_time() + self._handler_seconds)
         told = False
         with scope:
             try:
-                self._answer(request, await work(replace(self._context, allow=partial(self._allow, scope))))
+                async with self._turn_to_read if reads else nullcontext():
+                    self._answer(
+                        request, await work(replace(self._context, allow=partial(self._allow, scope)))
+                    )
                 told = True
             except Refusal as refusal:
                 told = True
@@ -209,6 +236,12 @@ class Dispatcher:
             text = f"'{request.method}' was abandoned at its deadline after {waited:.0f} s"
             self._refuse(request, Refusal(text, DEADLINE_EXCEEDED))
 
+    @property
+    def _turn_to_read(self) -> trio.Semaphore:
+        if self._reads is None:
+            self._reads = trio.Semaphore(1)
+        return self._reads
+
     def _allow(self, scope: trio.CancelScope, seconds: float) -> None:
         if not self._is_fixed:
             scope.deadline = max(scope.deadline, trio.current_time() + seconds)
@@ -223,9 +256,16 @@ class Dispatcher:
     async def _after_lookup(self, method: Method, prepared: Any, context: Context) -> Any:
         if not method.is_async:
             return await self._decided(partial(method.call, context, prepared))
-        assert method.admit is not None
-        decided = await self._decided(partial(method.admit, context, prepared))
+        rule = method.admit
+        decided = prepared if rule is None else await self._decided(partial(rule, context, prepared))
         return await method.call(context, decided)
+
+    async def _gated(self, name: str, method: Method, params: bytes, context: Context) -> Any:
+        context.allow(self._gate.timeout + self._handler_seconds)
+        await self._gate.approved(context.session, name, params)
+        decoded = method.decode(name, Raw(params))
+        prepared = decoded if method.slices is None else exhaust(method.slices(context, decoded))
+        return await self._after_lookup(method, prepared, context)
 
     async def _in_slices(self, method: Method, params: Any, context: Context) -> Any:
         assert method.slices is not None
@@ -256,14 +296,19 @@ class Dispatcher:
             answer.ticket.then(partial(self._settled, request, answer))
 
     def _settled(self, request: Request, answer: Answer, late: Refusal | None) -> None:
-        if late is not None:
-            # What was accepted will be true: the caller learns now what the reply would have said.
-            late = Refusal(late.message, late.code, {**late.data, "result": answer.result})
-            self._refuse(request, late)
-            return
-        self._reply(request, answer.result)
-        if answer.then is not None:
-            answer.then()
+        try:
+            if late is not None:
+                # What was accepted will be true: the caller learns now what the reply would have said.
+                self._refuse(
+                    request, Refusal(late.message, late.code, {**late.data, "result": answer.result})
+                )
+                return
+            self._reply(request, answer.result)
+            if answer.then is not None:
+                answer.then()
+        except Exception:
+            # The journal may be calling, and an error here is none of its own.
+            self._broke(request)
 
     def _reply(self, request: Request, result: Any) -> None:
         self.in_flight.pop(request.serial, None)

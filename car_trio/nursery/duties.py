@@ -20,7 +20,7 @@ from car_trio.state.runs import RunRegistry
 LOG = logging.getLogger("car_trio.duties")
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 10.0
 RETENTION_SECONDS = 3600.0
 REMOVAL_PAUSE = 0.05
 
@@ -40,14 +40,20 @@ async def guarded(name: str, duty: Callable[[], Awaitable[None]]) -> None:
 
 
 async def grace_sweep(
-    runs: RunRegistry, session_id: str, due: float, is_stopping: Callable[[], bool]
+    runs: RunRegistry,
+    session_id: str,
+    due: float,
+    over: Callable[[], Awaitable[object]],
+    is_stopping: Callable[[], bool],
 ) -> None:
     """Ends the runs that a vanished connection has left open, when its time of grace is over or the daemon stops.
 
-    A `complete` that lands meanwhile wins, and so does another connection that takes a run over by its key.
+    A `complete` that lands meanwhile wins, and so does another connection that takes a run over by its key. Requests
+    of the connection may take as long; the sweep waits until they are `over`, so that their turns come before the end.
     """
     try:
         await trio.sleep_until(due)
+        await over()
     finally:
         runs.sweep(session_id, "shutdown" if is_stopping() else "disconnected")
 
@@ -60,7 +66,7 @@ async def retention(daemon: Daemon, store: OpenStore) -> None:
     while True:
         for row, why in await trio.to_thread.run_sync(store.expired):
             await WAITS.settled(store.remove(row, why))
-            daemon.runs.forget(row.run_id)
+            daemon.runs.forget(row)
             await trio.sleep(REMOVAL_PAUSE)
         await trio.sleep(RETENTION_SECONDS)
 
@@ -72,6 +78,15 @@ async def heartbeat(connections: Iterable[Connection]) -> None:
         now = trio.current_time()
         for connection in list(connections):
             connection.beat(now)
+
+
+async def deadlines(daemon: Daemon) -> None:
+    """Ends approvals and chats whose time is over."""
+    while True:
+        now = trio.current_time()
+        daemon.host.approvals.expire(now)
+        daemon.chats.expire(now)
+        await daemon.alarm.until_due()
 
 
 async def watchdog(address: str | None, seconds: float, ping: Callable[[], Awaitable[None]]) -> None:

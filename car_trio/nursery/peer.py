@@ -9,10 +9,13 @@ import trio
 
 from car_trio.methods.context import Daemon
 from car_trio.nursery.callbacks import Callbacks
+from car_trio.nursery.feed import HostFeed
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.subscriptions import RunSubscription
 from car_trio.state.run import Run, Ticket
+from car_trio.state.session import Session
 from car_trio.wire.errors import Refusal
+from car_trio.wire.frames import notification
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -45,13 +48,21 @@ class Peer:
     """The client as methods see it. Owns the connection's subscriptions; `spawn` starts a task among its requests."""
 
     def __init__(
-        self, daemon: Daemon, socket: Socket, callbacks: Callbacks, spawn: Callable[..., None]
+        self,
+        daemon: Daemon,
+        session: Session,
+        socket: Socket,
+        callbacks: Callbacks,
+        spawn: Callable[..., None],
     ) -> None:
         self._daemon = daemon
+        self._session = session
         self._socket = socket
         self._spawn = spawn
         self._subscriptions: dict[str, RunSubscription] = {}
+        self._feed: HostFeed | None = None
         self.call_tool = callbacks.call_tool
+        self.ask = callbacks.ask
         self.drained = socket.drained
 
     def subscribe(self, run: Run) -> RunSubscription:
@@ -79,6 +90,23 @@ class Peer:
     def unsubscribe_all(self) -> None:
         for subscription in list(self._subscriptions.values()):
             subscription.close()
+
+    def notify(self, method: str, params: object) -> None:
+        """Queues a notification; after the end it is dropped."""
+        self._socket.post(notification(method, params))
+
+    def watch_host(self) -> HostFeed:
+        """A new view of the host events, registered now; an older one of this connection ends."""
+        self.unwatch_host()
+        self._feed = HostFeed(self._session, self._socket.post, self._socket.drained, self._spawn)
+        self._daemon.host.events.watch(self._session.id, self._feed)
+        return self._feed
+
+    def unwatch_host(self) -> None:
+        if self._feed is not None:
+            self._daemon.host.events.unwatch(self._session.id)
+            self._feed.close()
+            self._feed = None
 
     def _forget(self, subscription: RunSubscription) -> None:
         run = subscription.run

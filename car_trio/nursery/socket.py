@@ -10,9 +10,9 @@ task can leave half a frame behind, and a reader never waits for its peer to rea
 
 Two shorter ways serve the ordinary small call, which costs little more than its system calls then. Whole short text
 frames are unpacked here; whatever else comes (fragments, control frames, long, malformed ones) goes to the protocol.
-And what the reader's own turn posted is offered to the kernel at the end of that turn, in one attempt that does not
-wait; what the kernel does not take is the writer's. Both hold for a real socket; other streams (tests) take the long
-way out.
+And what the reader's own turn, or a flush of the journal, has posted is offered to the kernel at the end of that
+stretch, in one attempt that does not wait; what the kernel does not take is the writer's. Both hold for a real socket;
+other streams (tests) take the long way out.
 
 Two limits bound the buffer. Above `SOFT_LIMIT` producers of streams wait in `drained()`. Above `HARD_LIMIT`, or when
 the peer accepts nothing for `stall_seconds`, the connection is cut: memory is not lent to those who do not read.
@@ -33,26 +33,18 @@ from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
+from car_trio.nursery.framing import FINAL_TEXT, MASK_BYTES, MASKED, apply_mask, payload_of, text_frames
+from car_trio.nursery.together import TOGETHER
 from car_trio.wire.frames import is_utf8
 
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover - a platform for which websockets has no wheel
-    from websockets.utils import apply_mask
-
 RECEIVE_BYTES = 65_536
+MAX_TAIL = 1024
 SOFT_LIMIT = 1024 * 1024
 HARD_LIMIT = 64 * 1024 * 1024
-MAX_FRAME = 1024 * 1024
-"""Larger messages leave in fragments: the published clients accept no single frame over 16 MiB."""
 LINGER_SECONDS = 2.0
 """How long a closed connection is still read, so that the peer gets our last frames instead of a reset."""
 
 REQUEST_END = b"\r\n\r\n"
-FINAL_TEXT = 0x81
-MASKED = 0x80
-_SHORT_HEADERS = [bytes((FINAL_TEXT, size)) for size in range(126)]
-
 _quiet = logging.getLogger("car_trio.websocket")
 _quiet.setLevel(logging.ERROR)
 
@@ -63,27 +55,6 @@ class Rejection:
 
     status: http.HTTPStatus
     text: str
-
-
-def text_frames(payload: bytes) -> list[bytes]:
-    """A text message as unmasked frames of at most 1 MiB (RFC 6455 section 5.2)."""
-    if len(payload) <= MAX_FRAME:
-        return [_header(Opcode.TEXT, len(payload), fin=True), payload]
-    pieces: list[bytes] = []
-    for at in range(0, len(payload), MAX_FRAME):
-        piece = payload[at : at + MAX_FRAME]
-        opcode = Opcode.TEXT if at == 0 else Opcode.CONT
-        pieces += [_header(opcode, len(piece), fin=at + MAX_FRAME >= len(payload)), piece]
-    return pieces
-
-
-def _header(opcode: Opcode, length: int, *, fin: bool) -> bytes:
-    first = opcode | (0x80 if fin else 0)
-    if length < 126:
-        return bytes((first, length))
-    if length < 65_536:
-        return bytes((first, 126)) + length.to_bytes(2, "big")
-    return bytes((first, 127)) + length.to_bytes(8, "big")
 
 
 class Socket:
@@ -105,6 +76,7 @@ class Socket:
         self._partial: bytearray | None = None
         self._early: bytes | bytearray = b""
         self._tail: bytes | bytearray = b""
+        self._owed = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._finished = False
@@ -171,56 +143,62 @@ class Socket:
         if not data:
             self._abandon()
             return None
-        rest = self._unpack(self._tail + data if self._tail else data, messages)
-        if rest:
-            self._protocol.receive_data(rest)
-        events = self._protocol.events_received() if rest else ()
-        for event in events:
-            if isinstance(event, Frame) and event.opcode in _DATA:
-                self._assemble(event, messages)
-        if rest:
-            self._take_writes(self._protocol)
+        self._unpack(data, messages)
         if not messages and self._protocol.state is not OPEN:
             return None
         self._in_turn = True
         return messages
 
-    def _unpack(self, data: bytes | bytearray, messages: list[bytes | bytearray]) -> bytes | bytearray:
-        """Takes the whole short text frames that `data` begins with; returns what is for the protocol.
+    def _unpack(self, data: bytes | bytearray, messages: list[bytes | bytearray]) -> None:
+        """Takes frame after frame. Whole short text frames are unpacked here, any other is the protocol's.
 
-        A short frame that has not come whole is kept for the next time. While the protocol is inside a frame or a
-        fragmented message, everything is for the protocol.
+        Where a frame ends is known before its first byte is handed on, so the protocol never stands in the middle of
+        one unnoticed: `_owed` is what it still has to get. What is too little to tell is kept for the next time.
         """
-        self._tail = b""
-        protocol = self._protocol
-        if protocol.reader.buffer or protocol.current_size is not None:
-            return data
-        limit = protocol.max_message_size or 0
+        data, self._tail = (self._tail + data, b"") if self._tail else (data, b"")
         at, end = 0, len(data)
-        while at < end and data[at] == FINAL_TEXT:
-            begin, size = at + 6, (data[at + 1] if at + 1 < end else MASKED) - MASKED
-            if size == 127:
-                break
-            if size == 126:
-                begin, size = at + 8, int.from_bytes(data[at + 2 : at + 4], "big")
-            if not 0 <= size <= limit:
-                break
-            if begin + size > end:
-                self._tail = data[at:]
-                return b""
-            message = apply_mask(data[begin : begin + size], data[begin - 4 : begin])
-            at = begin + size
-            if not self._take(message, messages):
-                return b""
-        return data[at:] if at else data
+        while at < end and self._protocol.state is OPEN:
+            if not self._owed:
+                payload = payload_of(data, at)
+                if payload is None:
+                    self._tail = data[at:]
+                    return
+                begin, stop = payload
+                # A longer frame that comes in pieces is gathered by the protocol, not by copying it at each piece.
+                if (stop <= end or stop - at <= MAX_TAIL) and self._is_plain(data, at, stop - begin):
+                    if stop > end:
+                        self._tail = data[at:]
+                        return
+                    self._take(apply_mask(data[begin:stop], data[begin - MASK_BYTES : begin]), messages)
+                    at = stop
+                    continue
+                self._owed = stop - at
+            piece = data[at : at + self._owed]
+            at += len(piece)
+            self._owed -= len(piece)
+            self._hand_on(piece, messages)
 
-    def _take(self, message: bytes | bytearray, messages: list[bytes | bytearray]) -> bool:
-        """A whole message; `False` when it is no text, which begins a close."""
+    def _is_plain(self, data: bytes | bytearray, at: int, size: int) -> bool:
+        """Whether the frame is a short message of its own, and nothing is wrong with it."""
+        return (
+            data[at] == FINAL_TEXT
+            and MASKED <= data[at + 1] < MASKED | 127
+            and self._partial is None
+            and size <= (self._protocol.max_message_size or 0)
+        )
+
+    def _hand_on(self, piece: bytes | bytearray, messages: list[bytes | bytearray]) -> None:
+        self._protocol.receive_data(piece)
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame) and event.opcode in _DATA:
+                self._assemble(event, messages)
+        self._take_writes(self._protocol)
+
+    def _take(self, message: bytes | bytearray, messages: list[bytes | bytearray]) -> None:
         if is_utf8(message):
             messages.append(message)
-            return True
-        self.close(1007, "text is not UTF-8")
-        return False
+        else:
+            self.close(1007, "text is not UTF-8")
 
     async def _read_some(self) -> bytes | bytearray:
         try:
@@ -257,8 +235,7 @@ class Socket:
         """Hands over a text message. After the close has begun, or the peer is gone, it is dropped."""
         if self._dead or self._protocol.state is not OPEN:
             return
-        size = len(payload)
-        self._append([_SHORT_HEADERS[size], payload] if size < 126 else text_frames(payload))
+        self._append(text_frames(payload))
 
     def ping(self) -> None:
         if self.is_open:
@@ -287,18 +264,22 @@ class Socket:
             self._abandon()
             self._cut(why)
             return
-        if not (self._out or self._in_turn):
+        if not (self._out or self._in_turn or TOGETHER.takes(self)):
             self._writer.unpark()
         self._out += frames
         for frame in frames:
             self._out_bytes += len(frame)
 
     def _end_turn(self) -> None:
-        """The reader is about to wait: what it posted goes to the kernel, as far as that takes it at once.
+        """The reader is about to wait: what it posted goes out."""
+        self._in_turn = False
+        self.send_now()
+
+    def send_now(self) -> None:
+        """Offers what is posted to the kernel, as far as that takes it at once.
 
         Not while the writer is in the middle of something, and never more than one attempt: the rest is the writer's.
         """
-        self._in_turn = False
         if not self._out:
             return
         if self._raw is None or self._sending:

@@ -6,29 +6,50 @@ Writing goes to the journal and nowhere else. Reading is plain functions that bl
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Literal
 
 import trio
 
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
 from car_trio.nursery.limits import descriptor_limit
+from car_trio.nursery.socket import TOGETHER
+from car_trio.state.approvals import MAX_ENDED
+from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, open_catalog
 from car_trio.store.catalog_reader import utc_time
 from car_trio.store.disk import Disk
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
+from car_trio.store.lines import read_newest
 from car_trio.store.lock import StoreBusy, hold_lock
 from car_trio.store.orphans import adopt_orphans
 from car_trio.store.reader import Page, Position, read_page
 from car_trio.store.retention import Expired, expired, tombstone
 from car_trio.store.run_index import RunIndex
+from car_trio.store.survey import summarize
+from car_trio.store.torn import torn_bytes
+from car_trio.wire.host import ApprovalLine
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns, now
 
 LOG = logging.getLogger("car_trio.store")
 HELD_FILES = 256
+APPROVALS = "approvals.jsonl"
+"""Under the state root."""
+
+
+class Health:
+    """Tells whoever shows the store's health that it turned: why it is degraded, or `None` when it is well again."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[str | None], None]] = []
+
+    def turned(self, cause: str | None) -> None:
+        for listener in self.listeners:
+            listener(cause)
 
 
 class OpenStore:
@@ -41,6 +62,7 @@ class OpenStore:
         disk: Disk,
         journal: Journal,
         writer: CatalogWriter | None,
+        health: Health,
     ) -> None:
         self._config = config
         self._layout = layout
@@ -48,18 +70,18 @@ class OpenStore:
         self._writer = writer
         self._index = RunIndex(layout, disk)
         self.journal = journal
+        self.health = health
 
     @property
     def degraded(self) -> str | None:
         return self.journal.degraded
 
-    async def adopt_orphans(self) -> None:
-        """Ends what an earlier process left open. Before the first connection, and before the journal's first put."""
+    async def adopt_orphans(self) -> list[CatalogRow]:
+        """Ends what an earlier process left open; returns what the disk did not let it end. Before the first
+        connection, and before the journal's first put."""
         adoption = await trio.to_thread.run_sync(adopt_orphans, self._disk, self._layout, self._writer)
         if adoption.adopted:
             LOG.warning("%d runs that an earlier process left open ended as orphaned", len(adoption.adopted))
-        for ref, why in adoption.failed.items():
-            LOG.error("run %s stays open until the next start: %s", ref.run_id, why)
         for ref, size in adoption.torn.items():
             LOG.warning(
                 "run %s: a torn tail of %d bytes was moved to %s",
@@ -67,9 +89,22 @@ class OpenStore:
                 size,
                 self._layout.torn_file(ref),
             )
+        return await trio.to_thread.run_sync(self._rows_of, list(adoption.failed))
+
+    def _rows_of(self, refs: Sequence[RunRef]) -> list[CatalogRow]:
+        rows: list[CatalogRow] = []
+        for ref in refs:
+            try:
+                rows.append(summarize(self._disk, self._layout, ref))
+            except OSError as error:
+                LOG.error("run %s stays open until the next start: %s", ref.run_id, error)
+        return rows
 
     def close(self) -> None:
         self._index.close()
+
+    def check(self, purpose: Literal["start", "turns"]) -> None:
+        self.journal.check(purpose)
 
     # Reading, in threads
 
@@ -84,9 +119,13 @@ class OpenStore:
         return self._index.find(run_id)
 
     def list_runs(
-        self, agent_id: str, cursor: str | None, limit: int | None
+        self, agent_id: str, cursor: str | None, limit: int | None, newer: list[CatalogRow]
     ) -> tuple[list[CatalogRow], str | None]:
-        return self._index.list(agent_id, cursor, limit)
+        return self._index.list(agent_id, cursor, limit, newer)
+
+    def torn_bytes(self, ref: RunRef) -> int:
+        """What was moved aside from the end of the run's files, at a boot after a crash."""
+        return torn_bytes(self._disk, self._layout, ref)
 
     def search(self, ask: SearchRuns) -> tuple[list[CatalogRow], str | None]:
         return self._index.search(ask)
@@ -107,6 +146,22 @@ class OpenStore:
         candidates = self._index.retention_candidates(moment, limits.max_per_agent, limits.max_age_days)
         return expired(candidates, moment, limits.max_per_agent, limits.max_age_days)
 
+    # Approvals
+
+    def log_approval(self, line: bytes) -> Ticket:
+        """Hands an ended approval to the journal."""
+        return self.journal.log(APPROVALS, line)
+
+    async def ended_approvals(self) -> list[ApprovalLine]:
+        """The newest that ended, oldest first; none, with a word in the log, when the disk does not give them."""
+        try:
+            return await trio.to_thread.run_sync(
+                read_newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
+            )
+        except OSError as error:
+            LOG.error("%s cannot be read: %s; approvals of earlier starts are not shown", APPROVALS, error)
+            return []
+
     # Removing
 
     def remove(self, row: CatalogRow, why: str) -> Removal:
@@ -123,7 +178,7 @@ async def open_store(
 
     Raises `ConfigError` when another process has the root, or when it cannot be used; then nothing was changed.
     """
-    layout, disk = Layout(config.home), disk or Disk()
+    layout, disk, health = Layout(config.home), disk or Disk(), Health()
     async with AsyncExitStack() as stack:
         try:
             layout.prepare(disk)
@@ -148,13 +203,10 @@ async def open_store(
                 held_files=max(16, min(HELD_FILES, descriptor_limit() // 4)),
                 sync_threads=sync_threads,
                 catalog=writer,
-                on_health=_note_health,
+                on_health=health.turned,
+                telling=TOGETHER,
             )
         )
-        store = OpenStore(config, layout, disk, journal, writer)
+        store = OpenStore(config, layout, disk, journal, writer, health)
         stack.callback(store.close)
         yield store
-
-
-def _note_health(cause: str | None) -> None:
-    """The journal logs both turns itself; who shows the store's health asks for it."""

@@ -25,7 +25,7 @@ from car_trio.wire.frames import encode
 from car_trio.wire.runs import AgentOutcome, Ended, Incomplete, Outcome
 
 LOG = logging.getLogger("car_trio.watch")
-NOTHING = Page([], START, 0, True)
+RETRY_SECONDS = 1.0
 
 MAX_EVENTS = 256
 MAX_WAITING_BYTES = 1024 * 1024
@@ -111,13 +111,20 @@ class RunSubscription:
             before = self.position
             try:
                 page = await trio.to_thread.run_sync(self._next_page, abandon_on_cancel=True)
+            except FileNotFoundError:
+                page = Page([], before, 0, at_end=True)
             except OSError as error:
-                LOG.error("run %s cannot be read for a watcher: %s", self.run.ref.run_id, error)
-                page = NOTHING
+                LOG.error("run %s cannot be read for a watcher, trying again: %s", self.run.ref.run_id, error)
+                await trio.sleep(RETRY_SECONDS)
+                continue
             self._deliver_page(page)
-            if page.at_end and self.position == before and not self._over and not self._is_level():
-                # The file has less than was recorded: removed, or damaged at its end. A watcher is never left waiting.
+            if not page.at_end or self.position != before or self._over or self._is_level():
+                continue
+            if self.run.ended_durably:
+                # The file has less than was recorded: removed, or damaged at its end. Nobody is left waiting for it.
                 self._emit(Event(self.run.ref, last_word(self.run), self.cursor, self.run.status))
+            else:
+                await trio.sleep(RETRY_SECONDS)
 
     def _is_level(self) -> bool:
         """Whether the next record will come as an event. From here to the first `offer` there is no checkpoint."""

@@ -12,32 +12,41 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
 import trio
 
 import car_trio
-from car_trio.config import Config
-from car_trio.methods.context import Daemon
+from car_trio.config import Config, ConfigError
+from car_trio.methods.context import Client, Daemon
+from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
+from car_trio.nursery.alarm import Alarm
 from car_trio.nursery.connection import Connection
 from car_trio.nursery.dispatch import LookupDesk
-from car_trio.nursery.duties import grace_sweep, guarded, heartbeat, retention, watchdog
+from car_trio.nursery.duties import deadlines, grace_sweep, guarded, heartbeat, retention, watchdog
 from car_trio.nursery.limits import raise_descriptor_limit
 from car_trio.nursery.listeners import Endpoints, bind
+from car_trio.nursery.peer import WAITS
 from car_trio.nursery.storage import OpenStore, open_store
 from car_trio.nursery.systemd import notify
 from car_trio.nursery.tokens import Tokens, published_tokens, write_private
+from car_trio.state.chat import Chats
+from car_trio.state.host import Host
+from car_trio.state.run import Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets
 from car_trio.store.layout import encode_name
+from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
 from car_trio.wire.runs import now
 
 LAST_FRAMES_SECONDS = 1.0
+LAST_SYNC_SECONDS = 2.0
 
 LOG = logging.getLogger("car_trio")
 
@@ -64,7 +73,8 @@ class Connections:
 
     def enter(self, connection: Connection) -> None:
         self.open.add(connection)
-        self._strangers.add(connection)
+        if not connection.session.authenticated:
+            self._strangers.add(connection)
 
     def known(self, connection: Connection) -> None:
         self._strangers.discard(connection)
@@ -79,8 +89,10 @@ async def serve(
     stop_requested: Callable[[], Awaitable[object]],
     *,
     ready: Callable[[Config, Endpoint], None] = lambda _, __: None,
+    methods: dict[str, Method] | None = None,
 ) -> None:
     """Runs the daemon until `stop_requested` returns. `ready` is called when the first connection can be made.
+    `methods` takes the place of the usual table.
 
     Raises `ConfigError` for a lock, port, path or token file that cannot be had; then nothing was touched that the
     cause does not name. If cancelled, runs end as `shutdown` and everything acknowledged is on disk.
@@ -90,9 +102,11 @@ async def serve(
     raise_descriptor_limit()
     async with open_store(config) as store:  # dies last: everybody below writes to it
         async with bound(config) as endpoints:  # a taken port touches no run
-            await store.adopt_orphans()  # before the first connection can exist
+            failed = await store.adopt_orphans()  # before the first connection can exist
             with published(config, endpoints) as (secrets, tokens):
-                daemon = build(config, store, secrets)
+                daemon = build(config, store, secrets, methods)
+                for row in failed:
+                    daemon.runs.end_orphan(row)
                 try:
                     await live(
                         daemon,
@@ -103,8 +117,17 @@ async def serve(
                         partial(ready, config, Endpoint(endpoints.url, tokens)),
                     )
                 finally:
-                    ended = daemon.runs.end_all("shutdown")
-                    LOG.info("stopped; %d open runs ended as shutdown", ended)
+                    ends = daemon.runs.end_all("shutdown")
+                    LOG.info("stopped; %d open runs ended as shutdown", len(ends))
+                await synced(ends)  # before the tokens and the socket go
+
+
+async def synced(ends: Sequence[Ticket]) -> None:
+    """Waits until these are on disk, for a moment: the journal writes them anyway before it closes."""
+    with trio.move_on_after(LAST_SYNC_SECONDS):
+        for ticket in ends:
+            with suppress(Refusal):
+                await WAITS.settled(ticket)
 
 
 async def live(
@@ -118,9 +141,11 @@ async def live(
     """The nurseries of a serving daemon, from the one that dies last to the one that dies first."""
     server, environment = config.server, config.environment
     connections = Connections(server.max_connections, server.max_unauthenticated)
+    daemon.host.approvals.restore(await store.ended_approvals())
     async with trio.open_nursery() as duties:  # outlives connections: a sweep may still have to wait
         duties.start_soon(guarded, "retention", partial(retention, daemon, store))
         duties.start_soon(guarded, "heartbeat", partial(heartbeat, connections.open))
+        duties.start_soon(guarded, "deadlines", partial(deadlines, daemon))
         if environment.watchdog_seconds is not None:
             ping = partial(
                 watchdog, environment.notify_socket, environment.watchdog_seconds, store.journal.ping
@@ -165,28 +190,35 @@ def admit(
         is_remote=is_remote,
         is_full=connections.is_full,
         known=connections.known,
+        sweep=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
     )
     connections.enter(connection)
-    grace = config.runs.grace_ms / 1000
-    guests.start_soon(host, daemon, connection, grace, connections, duties)
+    guests.start_soon(host, connection, connections)
     return connection
 
 
-async def host(
-    daemon: Daemon, connection: Connection, grace: float, connections: Connections, duties: trio.Nursery
-) -> None:
-    """A connection from its first byte to the scheduling of its sweep."""
+async def host(connection: Connection, connections: Connections) -> None:
+    """A connection from its first byte to its last."""
     try:
         await connection.run()
     finally:
         connections.leave(connection)
-        due = connection.left_at + grace
-        duties.start_soon(grace_sweep, daemon.runs, connection.session.id, due, lambda: daemon.is_stopping)
 
 
-def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
-    """The owners of state, wired to the journal."""
+def schedule_sweep(daemon: Daemon, duties: trio.Nursery, grace: float, gone: Connection) -> None:
+    due = gone.left_at + grace
+    duties.start_soon(
+        grace_sweep, daemon.runs, gone.session.id, due, gone.over.wait, lambda: daemon.is_stopping
+    )
+
+
+def build(
+    config: Config, store: OpenStore, secrets: Secrets | None, methods: dict[str, Method] | None = None
+) -> Daemon:
+    """The owners of state, wired to the journal and to each other. `methods` in the place of the usual table."""
     started = trio.current_time()
+    alarm, clients, counters = Alarm(), dict[str, Client](), Counter[str]()
+    host = watched(store, alarm)
     runs = RunRegistry(
         record=store.journal.put,
         admit=store.journal.check,
@@ -195,6 +227,7 @@ def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
         new_id=lambda: str(uuid.uuid4()),
         max_turns=config.runs.max_turns,
         default_agent=config.environment.agent_id,
+        publish=host.run_changed,
     )
     return Daemon(
         durability=config.runs.durability,
@@ -208,7 +241,44 @@ def build(config: Config, store: OpenStore, secrets: Secrets | None) -> Daemon:
         now=now,
         new_id=lambda: str(uuid.uuid4()),
         uptime=lambda: trio.current_time() - started,
-        methods=METHODS,
+        methods=METHODS if methods is None else methods,
+        host=host,
+        chats=chats_between(clients, alarm, counters),
+        clients=clients,
+        alarm=alarm,
+        boot_id=str(uuid.uuid4()),
+        counters=counters,
+    )
+
+
+def watched(store: OpenStore, alarm: Alarm) -> Host:
+    """What hosts share, with news of the store's health."""
+    host = Host(
+        now=now,
+        clock=trio.current_time,
+        new_hex=lambda: uuid.uuid4().hex[:12],
+        log=store.log_approval,
+        due=alarm.set,
+    )
+    if store.degraded is not None:
+        host.store_changed(store.degraded)
+    store.health.listeners.append(host.store_changed)
+    return host
+
+
+def chats_between(clients: Mapping[str, Client], alarm: Alarm, counters: Counter[str]) -> Chats:
+    """The chats of these connections."""
+
+    def tell(session_id: str, method: str, params: object) -> None:
+        if session_id in clients:
+            clients[session_id].notify(method, params)
+
+    return Chats(
+        tell=tell,
+        clock=trio.current_time,
+        new_id=lambda: str(uuid.uuid4()),
+        due=alarm.set,
+        counters=counters,
     )
 
 
@@ -237,6 +307,11 @@ def published(
             "version": car_trio.__version__,
             "started_at": now(),
         }
-        write_private(path, encode(said))
+        try:
+            write_private(path, encode(said))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror}; remove what is in its place"
+            ) from error
         files.callback(path.unlink, missing_ok=True)
         yield (None if tokens is None else Secrets(*tokens)), tokens

@@ -14,7 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
-from car_trio.config import Config, ConfigError
+from car_trio.config import BUNDLE, Config, ConfigError
 
 TOKEN_BYTES = 32
 
@@ -62,8 +62,13 @@ def _publish(path: Path, token: str) -> None:
 
 
 def _private_directory(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Makes the directory, and what is missing above it, for this user alone. One that the user chose with
+    --auth-token-file and that is there stays as it is; the one that is ours is closed to others."""
+    for missing in [each for each in (*reversed(directory.parents), directory) if not each.exists()]:
+        missing.mkdir(mode=0o700, exist_ok=True)
     found = directory.stat()
+    if directory.name != BUNDLE:
+        return
     if found.st_uid != os.geteuid():
         raise PermissionError(f"{directory} belongs to another user")
     if found.st_mode & 0o077:

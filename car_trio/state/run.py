@@ -99,16 +99,17 @@ class Run:
 
 
 def from_row(row: CatalogRow) -> Run:
-    """A run as the catalog knows it: ended, or about to be adopted; nobody appends to it any more."""
+    """A run as the catalog knows it: ended, or about to be adopted; nobody appends to it any more.
+
+    Its texts stay on disk: many such runs are remembered, and nobody asks the registry for them.
+    """
     return Run(
         RunRef(row.agent_id, row.run_id),
-        row.intent,
+        "",
         row.started_at,
-        outcome_description=row.outcome_description,
         status=row.status,
         ended_at=row.ended_at,
         outcome=row.outcome,
-        summary=row.summary,
         turns=row.turn_count,
         bytes=row.bytes,
         durable_turns=row.turn_count,

@@ -40,7 +40,8 @@ from car_trio.wire.runs import (
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 MAX_REMEMBERED = 4096
 MAX_TOOL_NAMES = 256
-"""How many different tool names of a run the catalog keeps for searching."""
+MAX_TOOL_NAME = 256
+"""How many different tool names of a run the catalog keeps for searching, and how many characters of each."""
 
 
 class Lookup(Exception):  # noqa: N818 - a question, not a defect
@@ -55,7 +56,8 @@ class RunRegistry:
     """The runs in memory, who may do what with them, and who watches them.
 
     `admit` raises Refusal (-32011) when the store cannot take a start or turns now; it is asked before anything
-    changes. `check_name` raises Refusal (-32602) for an id that no file can have.
+    changes. `check_name` raises Refusal (-32602) for an id that no file can have. `publish` tells hosts about a run:
+    what happened, which run, its status.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RunRegistry:
         new_id: Callable[[], str],
         max_turns: int,
         default_agent: str | None = None,
+        publish: Callable[[str, RunRef, str], None] = lambda kind, ref, status: None,
     ) -> None:
         self._record = record
         self._admit = admit
@@ -76,6 +79,7 @@ class RunRegistry:
         self._new_id = new_id
         self._max_turns = max_turns
         self._default_agent = default_agent
+        self._announce = publish
         self._runs: dict[str, Run] = {}
         self._remembered: OrderedDict[str, Run | None] = OrderedDict()
         self._current: dict[str, Run] = {}
@@ -94,9 +98,19 @@ class RunRegistry:
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def forget(self, run_id: str) -> None:
+    def forget(self, row: CatalogRow) -> None:
         """The run was removed from disk."""
-        self._remembered[run_id] = None
+        self.remember(row.run_id, None)
+        self._announce("run.removed", RunRef(row.agent_id, row.run_id), row.status)
+
+    def end_orphan(self, row: CatalogRow) -> None:
+        """A run that an earlier process left open and that could not be ended at boot: its end is handed to the
+        journal, which writes it when the disk allows it. Nobody can join or append to it meanwhile."""
+        run = from_row(row)
+        run.is_live = True
+        run.durable_records = row.turn_count + 1
+        self._runs[row.run_id] = run
+        self._end(run, Incomplete("orphaned"))
 
     def find(self, run_id: str) -> Run | None:
         """The run, or `None` for one that does not exist. Raises `Lookup` when only the disk can tell."""
@@ -106,7 +120,12 @@ class RunRegistry:
         try:
             return self._remembered[run_id]
         except KeyError:
-            raise Lookup(run_id) from None
+            pass
+        try:
+            self._check_name(run_id)
+        except Refusal:
+            return None
+        raise Lookup(run_id)
 
     def current(self, session: Session) -> Run | None:
         """The connection's current run, while it is open."""
@@ -222,6 +241,7 @@ class RunRegistry:
 
     def _started_durably(self, run: Run) -> None:
         run.durable_records += 1
+        self._announce("run.started", run.ref, "in_progress")
 
     # Turns
 
@@ -252,7 +272,7 @@ class RunRegistry:
         run.turns += len(lines)
         for body in bodies:
             if body.tool is not None and len(run.tools) < MAX_TOOL_NAMES:
-                run.tools[body.tool] = None
+                run.tools[body.tool[:MAX_TOOL_NAME]] = None
         return self._put(run, lines, partial(self._turns_durable, run, lines), must=must)
 
     def _turns_durable(self, run: Run, lines: Sequence[bytes]) -> None:
@@ -287,12 +307,9 @@ class RunRegistry:
             self._end(run, Incomplete(reason))
         self._started.pop(session_id, None)
 
-    def end_all(self, reason: IncompleteReason) -> int:
-        """Ends every open run: the daemon stops. Returns how many."""
-        still_open = [run for run in self._runs.values() if run.is_open]
-        for run in still_open:
-            self._end(run, Incomplete(reason))
-        return len(still_open)
+    def end_all(self, reason: IncompleteReason) -> list[Ticket]:
+        """Ends every open run: the daemon stops. Returns the promises about their ends."""
+        return [self._end(run, Incomplete(reason)) for run in list(self._runs.values()) if run.is_open]
 
     def leave(self, session_id: str) -> None:
         """The connection is gone: nothing is current there. Its runs stay open for the grace sweep to judge."""
@@ -316,6 +333,7 @@ class RunRegistry:
         run.durable_records += 1
         if run.watchers:
             self._publish(run, [Event(run.ref, line, run.durable_turns, run.status)])
+        self._announce("run.ended", run.ref, run.status)
 
     def _indexed(self, run: Run) -> None:
         """The catalog has the end: what is known of the run can be asked there from now on."""

@@ -73,7 +73,8 @@ class Attachments:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One connection's identity. `open_house`: authentication is off, so everybody is everything."""
+    """One connection's identity. `open_house`: authentication is off, so everybody is everything. `is_gone`: the client
+    has left, nothing may be given to it any more."""
 
     id: str
     open_house: bool = False
@@ -81,6 +82,7 @@ class Session:
     host: bool = False
     agent_id: str | None = None
     failures: int = 0
+    is_gone: bool = False
     protocol_version: int | None = None
     tools: dict[str, Tool] = field(default_factory=dict[str, Tool])
     state: Values = field(default_factory=Values)
@@ -88,6 +90,11 @@ class Session:
     def __post_init__(self) -> None:
         if self.open_house:
             self.authenticated = self.host = True
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it speaks for an agent and has nobody's rights but that agent's."""
+        return self.agent_id is not None and not self.host
 
     def require(self, method: str) -> None:
         """Raises Fatal (-32001) unless this connection may call `method` at all."""

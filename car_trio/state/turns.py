@@ -10,11 +10,12 @@ Every `Raw` that passes has been decoded once: a record that a reader cannot dec
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import Json, encode
@@ -36,6 +37,9 @@ MAX_LINE_BYTES = 262_144
 CUT_MARK = "…[truncated]"
 FIELD_MARK = "…[truncated: turn exceeded 256 KiB]"
 REPLACED_IN_ORDER = ("output", "parameters", "prompt")
+
+LONG_STRING = re.compile(rb'"(?:[^"\\]|\\.){%d}' % (MAX_STRING_BYTES + 1))
+"""A string in JSON text that may have too many bytes: no escape stands for more bytes than it has parts here."""
 
 EVIDENCE_KINDS = frozenset(get_args(EvidenceKind))
 
@@ -80,14 +84,20 @@ def _pointer(key: str) -> str:
 def cut_raw(raw: Raw, path: str, cuts: Cuts) -> Raw:
     """A payload, decoded once for the readers' sake and passed on as the bytes it came as unless a string was cut.
 
+    What is too long for a record even then is passed on as it is: it is never written.
+
     Raises Refusal (-32602) for a value that cannot be decoded (a number out of range, say).
     """
+    whole = bytes(raw)
+    has_long = len(whole) > MAX_STRING_BYTES and LONG_STRING.search(whole) is not None
+    if len(whole) > MAX_LINE_BYTES and not has_long:
+        # No cut can make it fit: it will be replaced by a mark, unread, or its record refused.
+        return raw
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_params(f"{path} cannot be read back: {error or 'nested too deeply'}") from None
-    whole = bytes(raw)
-    if len(whole) > MAX_STRING_BYTES:
+    if has_long:
         before = len(cuts)
         kept = cut_value(value, path, cuts)
         if len(cuts) > before:
@@ -96,13 +106,18 @@ def cut_raw(raw: Raw, path: str, cuts: Cuts) -> Raw:
     return Raw(msgspec.json.format(whole, indent=-1)) if b"\n" in whole or b"\r" in whole else raw
 
 
-def _member(raw: Raw, key: str) -> str | None:
-    """A member of a JSON object that is a string; `None` for anything else."""
+class _Members(Struct):
+    """The members of a payload that matter here; the others are passed over unread."""
+
+    kind: Any = None
+    prompt: Any = None
+
+
+def _members(raw: Raw) -> _Members:
     try:
-        member = msgspec.json.decode(raw, type=dict[str, Any]).get(key)
-    except msgspec.ValidationError:
-        return None
-    return member if isinstance(member, str) else None
+        return msgspec.json.decode(raw, type=_Members)
+    except (msgspec.MsgspecError, RecursionError):
+        return _Members()
 
 
 def cli_outcome_of(output: Raw | UnsetType) -> CliOutcome | UnsetType:
@@ -177,14 +192,14 @@ def executed(
     """A turn from a row of a proposal. Nothing in it may be refused, so every text of it is cut, not only the ones
     that a narrated turn may have cut."""
     cuts: Cuts = {}
-    prompt = _member(parameters, "prompt")
+    prompt = _members(parameters).prompt
     cli = cli_outcome_of(output)
     if cli is not UNSET:
         cli.output_tail = cut_text(cli.output_tail, "cli_outcome/output_tail", cuts)
         cli.cli = cli.cli if cli.cli is None else cut_text(cli.cli, "cli_outcome/cli", cuts)
     record = Turn(
         index=0,
-        prompt=UNSET if prompt is None else cut_text(prompt, "prompt", cuts),
+        prompt=cut_text(prompt, "prompt", cuts) if isinstance(prompt, str) else UNSET,
         tool=UNSET if tool is None else cut_text(tool, "tool", cuts),
         parameters=cut_raw(parameters, "parameters", cuts),
         output=_cut_payload(output, "output", cuts),
@@ -255,7 +270,8 @@ def _cut_evidence(evidence: Sequence[Raw], cuts: Cuts) -> list[Raw]:
     kept: list[Raw] = []
     for i, item in enumerate(evidence):
         kept.append(cut_raw(item, f"termination/outcome/evidence/{i}", cuts))
-        if _member(item, "kind") not in EVIDENCE_KINDS:
+        kind = _members(item).kind
+        if not isinstance(kind, str) or kind not in EVIDENCE_KINDS:
             expected = ", ".join(sorted(EVIDENCE_KINDS))
             raise invalid_params(f"runs.complete: outcome.evidence[{i}].kind must be one of {expected}")
     return kept

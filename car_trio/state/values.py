@@ -59,8 +59,12 @@ class Tenants:
     def __init__(self) -> None:
         self._tenants: dict[str, Values] = {}
 
+    def seen(self, tenant_id: str) -> Values:
+        """The tenant's state for reading; one that nobody wrote to is empty and is not made."""
+        return self._tenants.get(tenant_id) or Values()
+
     def of(self, tenant_id: str) -> Values:
-        """The tenant's state, made when first named. Raises Refusal (-32602) beyond 64 tenants."""
+        """The tenant's state for writing, made when first named. Raises Refusal (-32602) beyond 64 tenants."""
         if tenant_id not in self._tenants and len(self._tenants) >= MAX_TENANTS:
             raise invalid_params(
                 f"tenant {tenant_id[:80]!r} would be the {MAX_TENANTS + 1}th; at most {MAX_TENANTS} fit"

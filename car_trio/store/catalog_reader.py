@@ -219,8 +219,7 @@ def utc_time(field: str, text: str) -> str:
     """A time as the catalog compares it; a `Refusal` (-32602) when it is none."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise invalid_params(f"{field} must be an RFC 3339 time, not {text[:40]!a}") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     return rfc3339(moment)

@@ -105,7 +105,8 @@ class Disk:
 
     def make_root(self, path: Path) -> None:
         """Make a directory with all above it, unless it is there."""
-        path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+        for missing in [each for each in (*reversed(path.parents), path) if not each.exists()]:
+            missing.mkdir(DIRECTORY_MODE, exist_ok=True)
 
     def make_directory(self, path: Path) -> None:
         """Make one directory; `FileExistsError` when the name is taken by anything."""

@@ -25,7 +25,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -50,18 +50,27 @@ FREE_SPACE_AGE = 1.0
 _LAST_TRIES = (0.0, 0.25, 0.5, 1.0)
 
 Health = Callable[[str | None], None]
+Telling = AbstractContextManager[None]
 
 
 class Journal:
     """Use `open_journal`. All methods belong to the loop; `_write` and `_work` run in the writing thread."""
 
     def __init__(
-        self, writer: Writer, *, sync_interval: float, keep_free_bytes: int, on_health: Health, threads: bool
+        self,
+        writer: Writer,
+        *,
+        sync_interval: float,
+        keep_free_bytes: int,
+        on_health: Health,
+        telling: Telling,
+        threads: bool,
     ) -> None:
         self._writer = writer
         self._sync_interval = sync_interval
         self._keep_free_bytes = keep_free_bytes
         self._on_health = on_health
+        self._telling = telling
         self._token = trio.lowlevel.current_trio_token()
         self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True) if threads else None
@@ -113,16 +122,14 @@ class Journal:
         return self._accept(Append(relative, line + b"\n", sync=sync), None, len(line) + 1)
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
-        """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog
-        row."""
+        """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
         ticket = RemovalTicket()
         self._gathering.add_removal(Removal(ref, tombstone), ticket)
         self._hand_over()
         return ticket
 
     def check(self, purpose: Literal["start", "turns"]) -> None:
-        """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked
-        about."""
+        """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked about."""
         self._measure_if_stale()
         if self.degraded is not None:
             raise storage_degraded(self.degraded, pending=False)
@@ -187,8 +194,9 @@ class Journal:
         elif self._flush_at == math.inf:
             self._flush_at = now + self._sync_interval
         self._hand_over()
-        for put in true:
-            self._tell(put)
+        with self._telling:
+            for put in true:
+                self._tell(put)
         for removal, ticket in batch.removals:
             ticket.bytes = landed.freed.get(removal, 0)
             error = landed.refused.get(removal)
@@ -235,8 +243,7 @@ class Journal:
         self.free_bytes, self._measured_at = free_bytes, trio.current_time()
 
     def _measure_if_stale(self) -> None:
-        # A start that was refused for space writes nothing, so nothing else would notice that there is space
-        # again.
+        # A start that was refused for space writes nothing: nothing else would notice that there is space again.
         if trio.current_time() - self._measured_at > FREE_SPACE_AGE and not self._closed:
             self._measured_at = trio.current_time()
             self._post(lambda: self._deliver(self._note_free, self._writer.free_bytes()))
@@ -276,8 +283,7 @@ class Journal:
         self._hand_over()
 
     async def close(self) -> None:
-        """Write and sync all that waits, then give everything back. Only `open_journal` calls this,
-        shielded."""
+        """Write and sync all that waits, then give everything back. Only `open_journal` calls this, shielded."""
         for pause in _LAST_TRIES:
             await trio.sleep(pause)
             self._retry_due = True
@@ -307,12 +313,7 @@ class Journal:
     def _give_up(self) -> None:
         """The disk did not heal before the end: say what is lost, to the log and to whoever still waits."""
         for target, puts in self._gathering.kept.items():
-            LOG.critical(
-                "%s: %d accepted puts could not be written before the end: %s",
-                target,
-                len(puts),
-                self.degraded,
-            )
+            LOG.critical("%s: %d accepted puts were never written: %s", target, len(puts), self.degraded)
             for put in puts:
                 if not put.ticket.settled:
                     put.ticket.settle(
@@ -368,10 +369,12 @@ async def open_journal(
     sync_threads: int = 16,
     catalog: CatalogWriter | None,
     on_health: Health,
+    telling: Telling | None = None,
 ) -> AsyncGenerator[Journal]:
     """The journal of one state root; the caller holds the root's lock.
 
-    With `sync_threads=0` there are no threads at all: the loop itself writes and syncs. That is for tests in
+    `telling` surrounds the stretch in which everybody is told what became true by one flush; it is entered again
+    and again. With `sync_threads=0` there are no threads at all: the loop itself writes and syncs. That is for tests in
     virtual time, whose clock would otherwise run ahead of the disk. Leaving waits, shielded, until all is
     written or the disk has refused several times; raises what the body raised in an exception group, as a
     nursery does."""
@@ -384,6 +387,7 @@ async def open_journal(
         sync_interval=sync_interval_ms / 1000,
         keep_free_bytes=keep_free_bytes,
         on_health=on_health,
+        telling=telling or nullcontext(),
         threads=sync_threads > 0,
     )
     journal.free_bytes = writer.free_bytes()

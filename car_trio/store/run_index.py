@@ -67,8 +67,15 @@ class RunIndex:
         if reader is not None:
             reader.close()
 
-    def list(self, agent_id: str, cursor: str | None = None, limit: int | None = None) -> _Paged:
-        """The runs of an agent, newest first, and the cursor of the next page."""
+    def list(
+        self, agent_id: str, cursor: str | None = None, limit: int | None = None, newer: _Rows | None = None
+    ) -> _Paged:
+        """The runs of an agent, newest first, and the cursor of the next page. `newer` rows are laid over what is
+        found: the caller knows them better, or before the catalog does."""
+        found, next_cursor = self._listed(agent_id, cursor, limit)
+        return overlaid(found, next_cursor, newer, cursor, limit) if newer else (found, next_cursor)
+
+    def _listed(self, agent_id: str, cursor: str | None, limit: int | None) -> _Paged:
 
         def in_catalog(reader: CatalogReader) -> _Paged:
             found = reader.list(agent_id, cursor, limit)
@@ -128,16 +135,37 @@ def matching(rows: Iterable[CatalogRow], ask: SearchRuns) -> _Rows:
     ]
 
 
+def overlaid(
+    found: _Rows, next_cursor: str | None, newer: _Rows, cursor: str | None, limit: int | None
+) -> _Paged:
+    """A page of the catalog with better known rows in it: each where it belongs, none twice, none on two pages."""
+    rows = {row.run_id: row for row in found}
+    after = None if cursor is None else decode_cursor(cursor)
+    last = _place(found[-1]) if next_cursor is not None else None
+    for row in newer:
+        if (after is None or _place(row) < after) and (last is None or _place(row) >= last):
+            rows[row.run_id] = row
+    return _cut(sorted(rows.values(), key=_place, reverse=True), limit, next_cursor)
+
+
+def _place(row: CatalogRow) -> tuple[str, str]:
+    return (row.started_at, row.run_id)
+
+
+def _cut(rows: _Rows, limit: int | None, next_cursor: str | None) -> _Paged:
+    if limit is None or len(rows) <= limit:
+        return rows, next_cursor
+    return rows[:limit], encode_cursor(rows[limit - 1]) if limit else None
+
+
 def _has_words(row: CatalogRow, words: list[str]) -> bool:
     text = fold(" ".join((row.intent, row.outcome_description or "", row.summary, *row.tools)))
     return all(f" {word}" in text for word in words)
 
 
 def _page(found: Iterable[CatalogRow], cursor: str | None, limit: int | None) -> _Paged:
-    rows = sorted(found, key=lambda row: (row.started_at, row.run_id), reverse=True)
+    rows = sorted(found, key=_place, reverse=True)
     if cursor is not None:
         after = decode_cursor(cursor)
-        rows = [row for row in rows if (row.started_at, row.run_id) < after]
-    if limit is None or len(rows) <= limit:
-        return rows, None
-    return rows[:limit], encode_cursor(rows[limit - 1]) if limit else cursor
+        rows = [row for row in rows if _place(row) < after]
+    return _cut(rows, limit, None)

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from car_trio.store.disk import Disk
-from car_trio.store.layout import TORN_SUFFIX
+from car_trio.store.layout import TORN_SUFFIX, Layout, exists
+from car_trio.wire.runs import RunRef
 
 _CHUNK = 65536
 
@@ -59,3 +60,13 @@ def _keep(disk: Disk, tail: bytes, path: Path) -> None:
     finally:
         disk.close(descriptor)
     disk.sync_directory(path.parent)
+
+
+def torn_bytes(disk: Disk, layout: Layout, ref: RunRef) -> int:
+    """The bytes that were moved aside from the ends of a run's files."""
+    total = segment = 0
+    while segment == 0 or exists(disk, layout.run_file(ref, segment)):
+        with suppress(FileNotFoundError):
+            total += disk.stat(layout.torn_file(ref, segment)).size
+        segment += 1
+    return total

@@ -170,6 +170,10 @@ class Writer:
     def _append_payload(self, target: Target, payload: bytes) -> None:
         try:
             self._file(target).append(payload)
+        except FileNotFoundError:
+            # Somebody removed the directory under us: it is made again, once.
+            self._directories.clear()
+            self._file(target).append(payload)
         except OSError as error:
             if error.errno not in (EMFILE, ENFILE):
                 raise

@@ -27,12 +27,12 @@ DropReason = Literal["run_not_found", "run_terminal", "run_turn_limit", "turn_to
 
 def now() -> str:
     """The wall clock as the protocol writes it: RFC 3339, UTC, microseconds, `Z`."""
-    return rfc3339(datetime.now(UTC))
+    return datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def rfc3339(moment: datetime) -> str:
     """A moment as `now` writes it, so that times compare as text."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 class Cut(Struct):

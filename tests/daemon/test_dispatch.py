@@ -466,3 +466,23 @@ async def test_an_error_in_one_connection_ends_that_one_and_nothing_else(
         await trio.sleep(1)
         assert house.status(run_id) == "incomplete"
         await other.call("session.auth", {"token": TOKEN, "agent_id": "alice"})
+
+
+async def test_a_request_held_behind_a_large_one_binds_nobody_after_the_client_is_gone(
+    tmp_path, autojump_clock
+):
+    async with open_house(tmp_path) as house:
+        peer = await house.peer()
+        await peer.call("session.auth", {"token": TOKEN, "agent_id": "writer"})
+        run_id = (await peer.call("runs.start", {"intent": "x"}))["run_id"]
+        large = [{"output": ["y" * 1000] * 30} for _ in range(60)]
+        await peer.request("runs.record_turns", {"run_id": run_id, "turns": large})
+        await peer.request("session.auth", {"token": TOKEN, "agent_id": "writer"})
+        await peer.request("runs.start", {"intent": "after"})
+        await peer.request("runs.complete", {"run_id": run_id, "outcome": {"status": "done"}})
+        await peer.drop()
+        await trio.sleep(1)
+        assert house.status(run_id) == "completed"
+        assert house.daemon.attachments.session_of("writer") is None
+        again = await house.peer("writer")
+        assert len((await again.call("runs.list", {"agent_id": "writer"}))["runs"]) == 1

@@ -116,8 +116,10 @@ async def test_messages_come_whole_and_in_order_however_the_bytes_are_cut(
     pair: Callable[..., object], size: int
 ) -> None:
     sent, expected = a_mixture()
-    sent = sent if size > 1 else sent[:600]
-    expected = expected if size > 1 else expected[:5]
+    sent = (
+        sent if size > 3 else sent[:600]
+    )  # what comes later is long, and tells nothing more in small pieces
+    expected = expected if size > 3 else expected[:5]
     async with wire(pair) as connected, trio.open_nursery() as nursery:
         await connected.shake_hands()
 
@@ -259,3 +261,33 @@ async def test_bytes_inside_a_long_message_that_look_like_a_frame_stay_inside() 
         assert await connected.socket.receive() == []
         await connected.theirs.send_all(whole[1015:])
         assert await connected.received(1) == [payload]
+
+
+@pytest.mark.parametrize("cut", range(1, 17))
+async def test_a_frame_cut_anywhere_is_not_begun_anew_in_its_middle(cut: int) -> None:
+    ping = b"\x89\x82" + b"\x81\x81\x81\x81" + b"\x81\x81"  # mask and payload look like the beginning of text
+    fragments = frame(b"a", fin=False) + frame(b"b", Opcode.CONT)
+    for whole, expected in ((ping + frame(b"after"), b"after"), (fragments, b"ab")):
+        async with wire(memory_pair) as connected:
+            await connected.shake_hands()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connected.theirs.send_all, whole[:cut])
+                await wait_all_tasks_blocked()
+                messages = await connected.socket.receive() or []
+                nursery.start_soon(connected.theirs.send_all, whole[cut:])
+                messages += await connected.received(1 - len(messages))
+                nursery.cancel_scope.cancel()
+            assert messages == [expected]
+
+
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.PING])
+async def test_a_new_text_inside_a_fragmented_one_is_a_violation_but_a_ping_is_not(opcode: Opcode) -> None:
+    async with wire() as connected:
+        await connected.shake_hands()
+        await connected.theirs.send_all(
+            frame(b"a", fin=False) + frame(b"between", opcode) + frame(b"b", Opcode.CONT)
+        )
+        if opcode is Opcode.PING:
+            assert await connected.received(1) == [b"ab"]
+        else:
+            assert await close_code(connected) == 1002

@@ -403,8 +403,8 @@ def test_nothing_is_current_on_a_connection_that_has_left(registry):
 
 def test_stopping_ends_what_is_open(registry, journal):
     run = registry.start(bound("a"), StartRun("i"))
-    assert registry.end_all("shutdown") == 1
-    assert registry.end_all("shutdown") == 0
+    assert registry.end_all("shutdown") == [run.ticket]
+    assert registry.end_all("shutdown") == []
     journal.flush()
     assert journal.records(run.ref.run_id)[-1]["termination"]["reason"] == "shutdown"
 
@@ -418,6 +418,13 @@ def test_a_run_stays_in_memory_until_the_catalog_has_its_end(registry, journal):
     journal.flush()
     assert registry.in_memory() == []
     assert registry.find("run-1").status == "completed"
+
+
+def test_an_open_run_that_only_the_catalog_knows_is_joined_and_taken_from_nobody(registry):
+    row = CatalogRow(run_id="k", agent_id="a", intent="i", started_at="t", status="in_progress", turn_count=0)
+    registry.remember("k", row)
+    joined = registry.start(unbound("s"), StartRun("i", agent_id="a", idempotency_key="k"))
+    assert (joined.ref.run_id, joined.session) == ("k", "s")
 
 
 # Reading and looking up
@@ -436,7 +443,9 @@ def test_what_the_catalog_said_is_remembered_up_to_a_bound(registry, monkeypatch
 
 
 def test_a_removed_run_does_not_exist_any_more(registry):
-    registry.forget("r1")
+    registry.forget(
+        CatalogRow(run_id="r1", agent_id="a", intent="i", started_at="t", status="completed", turn_count=3)
+    )
     assert registry.find("r1") is None
 
 
