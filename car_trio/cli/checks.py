@@ -1,8 +1,8 @@
 """What `car-trio doctor` looks at: one function per question, each yields what it found.
 
 A check reads and never changes anything; what is provably safe to mend carries a `mend` that does it. A finding names
-the object, the cause and the next command. Checks need no daemon, and none may hang or fail because something is broken:
-that is what they are for.
+the object, the cause and the next command. Checks need no daemon, and none may hang or fail because something is
+broken: that is what they are for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -91,7 +92,9 @@ def sqlite(_: Patient) -> Found:
     import sqlite3
 
     if sqlite3.sqlite_version_info < MIN_SQLITE:
-        yield Finding("error", f"SQLite {sqlite3.sqlite_version} is older than 3.35", "install a newer Python")
+        yield Finding(
+            "error", f"SQLite {sqlite3.sqlite_version} is older than 3.35", "install a newer Python"
+        )
     else:
         yield ok(f"SQLite {sqlite3.sqlite_version}")
 
@@ -104,7 +107,9 @@ def clock(patient: Patient) -> Found:
     if now.year < 2024:
         yield Finding("error", f"the clock says {now:%Y-%m-%d}", "set the clock; retention goes by it")
     elif newest and then and (then - now).total_seconds() > 60:
-        yield Finding("warning", f"run {newest.run_id} begins in the future: {newest.started_at}", "check the clock")
+        yield Finding(
+            "warning", f"run {newest.run_id} begins in the future: {newest.started_at}", "check the clock"
+        )
     else:
         yield ok("the clock is not behind the runs")
 
@@ -151,7 +156,9 @@ def owners(patient: Patient) -> Found:
     for path in (layout.root, layout.run, layout.runs, layout.catalog, layout.lock):
         if path.exists() and path.stat().st_uid != os.geteuid():
             uid = path.stat().st_uid
-            yield Finding("error", f"{path} belongs to user {uid}, not to you", f"chown it, or run as user {uid}")
+            yield Finding(
+                "error", f"{path} belongs to user {uid}, not to you", f"chown it, or run as user {uid}"
+            )
 
 
 def root_writable(patient: Patient) -> Found:
@@ -167,7 +174,7 @@ def private_directories(patient: Patient) -> Found:
                 "error",
                 f"{path} can be read or entered by others",
                 f"chmod 700 {path}",
-                lambda path=path: path.chmod(0o700),
+                partial(path.chmod, 0o700),
             )
 
 
@@ -177,7 +184,7 @@ def private_files(patient: Patient) -> Found:
     for path in paths:
         if path.is_file() and path.stat().st_mode & (0o022 if path == layout.config else 0o077):
             yield Finding(
-                "error", f"{path} is open to others", f"chmod 600 {path}", lambda path=path: path.chmod(0o600)
+                "error", f"{path} is open to others", f"chmod 600 {path}", partial(path.chmod, 0o600)
             )
 
 
@@ -185,7 +192,9 @@ def links(patient: Patient) -> Found:
     layout = patient.files.layout
     for path in (layout.run, layout.runs, layout.catalog, layout.lock):
         if path.is_symlink():
-            yield Finding("error", f"{path} is a link: nothing under the state root is followed", f"remove {path}")
+            yield Finding(
+                "error", f"{path} is a link: nothing under the state root is followed", f"remove {path}"
+            )
 
 
 def strangers(patient: Patient) -> Found:
@@ -213,21 +222,29 @@ def config_keys(patient: Patient) -> Found:
 def exposure(patient: Patient) -> Found:
     if not patient.config.is_loopback:
         host = patient.config.server.host
-        yield Finding("warning", f"listens on {host}: tokens travel in clear", "use a loopback host and a tunnel")
+        yield Finding(
+            "warning", f"listens on {host}: tokens travel in clear", "use a loopback host and a tunnel"
+        )
     if not patient.config.server.auth:
-        yield Finding("warning", "authentication is off: any local process may do anything", "[server] auth = true")
+        yield Finding(
+            "warning", "authentication is off: any local process may do anything", "[server] auth = true"
+        )
 
 
 def durability(patient: Patient) -> Found:
     mode = patient.config.runs.durability
     if mode != "always":
-        yield Finding("warning", f"durability is {mode}: a power cut may lose acknowledged turns", "[runs] durability")
+        yield Finding(
+            "warning", f"durability is {mode}: a power cut may lose acknowledged turns", "[runs] durability"
+        )
 
 
 def socket_path(patient: Patient) -> Found:
     path = patient.config.socket_path
     if path is not None and len(os.fsencode(path)) > 107:
-        yield Finding("error", f"{path} is too long for a Unix socket", "car-trio serve --socket off, or a shorter one")
+        yield Finding(
+            "error", f"{path} is too long for a Unix socket", "car-trio serve --socket off, or a shorter one"
+        )
 
 
 # The daemon
@@ -244,9 +261,13 @@ def daemon_json(patient: Patient) -> Found:
         return
     if patient.daemon is None:
         level: Literal["warning", "error"] = "error" if patient.beside else "warning"
-        yield Finding(level, f"{path} cannot be read", "restart the daemon", None if patient.beside else path.unlink)
+        yield Finding(
+            level, f"{path} cannot be read", "restart the daemon", None if patient.beside else path.unlink
+        )
     elif not patient.beside:
-        yield Finding("warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink)
+        yield Finding(
+            "warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink
+        )
 
 
 def stale_socket(patient: Patient) -> Found:
@@ -256,7 +277,9 @@ def stale_socket(patient: Patient) -> Found:
     if not stat.S_ISSOCK(path.lstat().st_mode):
         yield Finding("error", f"{path} is not a socket", f"move {path} away")
     elif not patient.beside and not answers(path):
-        yield Finding("warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink)
+        yield Finding(
+            "warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink
+        )
 
 
 def answers(path: Path) -> bool:
@@ -280,7 +303,9 @@ def stale_tokens(patient: Patient) -> Found:
         # Only under this root: another daemon may have put its own where all roots look.
         ours = path.is_relative_to(patient.root)
         if path.is_file() and not patient.beside and ours:
-            yield Finding("warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink)
+            yield Finding(
+                "warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink
+            )
         elif not path.is_file() and patient.beside and patient.config.server.auth:
             yield Finding("error", f"{path} is not there: clients cannot authenticate", "restart the daemon")
 
@@ -296,14 +321,18 @@ def port(patient: Patient) -> Found:
         yield ok(f"port {address[1]} is free")
         return
     yield Finding(
-        "error", f"port {address[1]} of {address[0]} is taken by something else", "stop it, or car-trio serve --port N"
+        "error",
+        f"port {address[1]} of {address[0]} is taken by something else",
+        "stop it, or car-trio serve --port N",
     )
 
 
 def dead_daemon(patient: Patient) -> Found:
     pid = patient.daemon.pid if patient.daemon else None
     if patient.beside and pid is not None and not is_alive(pid):
-        yield Finding("warning", f"the store is held, but not by process {pid} of daemon.json", "car-trio status")
+        yield Finding(
+            "warning", f"the store is held, but not by process {pid} of daemon.json", "car-trio status"
+        )
 
 
 # The runs
@@ -316,7 +345,9 @@ def catalog(patient: Patient) -> Found:
         reader.close()
         yield ok("the catalog can be used")
     elif layout.catalog.exists():
-        yield Finding("warning", "the catalog is not trusted: run files are read instead", "car-trio runs reindex")
+        yield Finding(
+            "warning", "the catalog is not trusted: run files are read instead", "car-trio runs reindex"
+        )
 
 
 def catalog_agrees(patient: Patient) -> Found:
@@ -335,7 +366,9 @@ def catalog_agrees(patient: Patient) -> Found:
         for found in survey(patient.files.disk, patient.files.layout)
     ) + len(rows)
     if differing:
-        yield Finding("warning", f"the catalog is older than the files of {differing} runs", "car-trio runs reindex")
+        yield Finding(
+            "warning", f"the catalog is older than the files of {differing} runs", "car-trio runs reindex"
+        )
 
 
 def damage(patient: Patient) -> Found:
@@ -343,7 +376,11 @@ def damage(patient: Patient) -> Found:
     refs = sorted(survey(patient.files.disk, patient.files.layout), key=lambda found: -found.mtime_ns)
     checked = verified(patient.files, [found.ref for found in refs[:CHECKED_RUNS]])
     for fault in checked.faults:
-        yield Finding("error", f"run {fault.run_id} line {fault.line}: {fault.what}", f"car-trio runs show {fault.run_id}")
+        yield Finding(
+            "error",
+            f"run {fault.run_id} line {fault.line}: {fault.what}",
+            f"car-trio runs show {fault.run_id}",
+        )
     if checked.torn_bytes and not patient.beside:
         yield Finding(
             "warning",
@@ -351,7 +388,9 @@ def damage(patient: Patient) -> Found:
             "car-trio serve moves them aside at its start",
         )
     if checked.open and not patient.beside:
-        yield Finding("warning", f"{checked.open} runs have no end", "car-trio serve ends them as orphaned at its start")
+        yield Finding(
+            "warning", f"{checked.open} runs have no end", "car-trio serve ends them as orphaned at its start"
+        )
     yield ok(f"{checked.records} records of the newest {checked.runs} runs read")
 
 
@@ -359,7 +398,9 @@ def torn_files(patient: Patient) -> Found:
     runs = patient.files.layout.runs
     count = sum(1 for _ in runs.glob("*/*.torn"))
     if count:
-        yield Finding("warning", f"{count} torn tails were moved aside", f"look at {runs}/*/*.torn; they may be removed")
+        yield Finding(
+            "warning", f"{count} torn tails were moved aside", f"look at {runs}/*/*.torn; they may be removed"
+        )
 
 
 CHECKS: list[Callable[[Patient], Found]] = [

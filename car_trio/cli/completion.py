@@ -1,4 +1,4 @@
-"""`car-trio completion`: scripts made from the table of commands; flags are asked of nobody, so a key press is instant."""
+"""`car-trio completion`: scripts made from the table of commands, so that a key press starts no program."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`car-trio runs diff`: where two runs went different ways.
 
 Turns are aligned by what was done: the tool and its parameters in a canonical form, or the text of a turn without a
-tool. What came of it (status, verdict, output, error) is compared where the same was done. Of each turn only two digests
-are kept, so the length of the runs does not matter.
+tool. What came of it (status, verdict, output, error) is compared where the same was done. Of each turn only two
+digests are kept, so payloads of any size are compared without being held.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def digest(*parts: object) -> str:
 def shown(found: Compared, rows: tuple[CatalogRow, CatalogRow]) -> Iterator[str]:
     marks = {"only_a": ("-", "red"), "only_b": ("+", "green"), "result": ("~", "yellow")}
     for row, mark in zip(rows, "-+", strict=True):
-        yield f"{mark} {folded(row.run_id, 40)}  {row.status} {row.outcome or ''}  {folded(row.intent, max(20, width() - 60))}"
+        intent = folded(row.intent, max(20, width() - 60))
+        yield f"{mark} {folded(row.run_id, 40)}  {row.status} {row.outcome or ''}  {intent}"
     for number, difference in enumerate(found.differences[:SHOWN]):
         mark, tone = marks[difference.kind]
         where = " / ".join(str(turn) for turn in (difference.turn_a, difference.turn_b) if turn is not None)

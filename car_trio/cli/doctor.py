@@ -72,7 +72,9 @@ def daemon(patient: Patient, home: str | None) -> list[Finding]:
     if health["version"] != car_trio.__version__:
         found.append(Finding("warning", f"this is version {car_trio.__version__}", "restart the daemon"))
     if health["store"] != "ok":
-        found.append(Finding("error", f"the store is {health['store']}: runs are not written", "look at its log"))
+        found.append(
+            Finding("error", f"the store is {health['store']}: runs are not written", "look at its log")
+        )
     return found
 
 
@@ -87,7 +89,9 @@ def report(name: str, finding: Finding, *, fix: bool) -> Reported:
 def show(reported: list[Reported]) -> None:
     for each in reported:
         after = "  (mended)" if each.fixed else f"\n{'':10}next: {each.next}" if each.next else ""
-        print(f"{styled(f'{each.level:8}', TONES[each.level])}  {one_line(each.what)}{one_line_keeping(after)}")
+        print(
+            f"{styled(f'{each.level:8}', TONES[each.level])}  {one_line(each.what)}{one_line_keeping(after)}"
+        )
     errors = sum(each.level == "error" and not each.fixed for each in reported)
     warnings = sum(each.level == "warning" and not each.fixed for each in reported)
     print(f"\n{len(CHECKS) + 1} checks: {errors} errors, {warnings} warnings")

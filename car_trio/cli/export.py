@@ -58,7 +58,7 @@ def write(pieces: Iterator[bytes], output: str | None) -> None:
             file.writelines(pieces)
     elif is_terminal():
         for piece in pieces:
-            sys.stdout.write(escaped_json(escaped(piece.decode(errors="replace")).replace("\\x09", "\t")))
+            sys.stdout.write(escaped_json(piece.decode(errors="replace")))
     else:
         sys.stdout.flush()
         sys.stdout.buffer.writelines(pieces)
@@ -192,7 +192,8 @@ def _shown(raw: bytes) -> str:
             summary = end.outcome.summary if isinstance(end, Outcome) else ""
             return f"<h2>end · {_text(_reason(ended))}</h2><pre>{_text(summary)}</pre>\n"
         case Damaged() | None:
-            return f'<details class="bad"><summary>unreadable</summary><pre>{_text(raw.decode(errors="replace"))}</pre></details>\n'
+            line = _text(raw.decode(errors="replace"))
+            return f'<details class="bad"><summary>unreadable</summary><pre>{line}</pre></details>\n'
 
 
 def _text(text: str) -> str:

@@ -8,7 +8,7 @@ import trio
 
 from car_trio.cli.calling import first
 from car_trio.cli.tail import POLL_SECONDS, Chosen, Printer
-from car_trio.client import Car, CallRefused, DaemonUnreachable, Retracted, connect
+from car_trio.client import CallRefused, Car, DaemonUnreachable, Retracted, connect
 from car_trio.wire.runs import RunRef
 
 

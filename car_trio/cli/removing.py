@@ -124,13 +124,17 @@ def reindex(*, home: Home = None) -> int:
     return OK
 
 
+def is_watched() -> bool:
+    return sys.stderr.isatty()
+
+
 class Bar:
     """How far it is, on standard error where that is a terminal."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
-        self._shown = sys.stderr.isatty()
+        self._shown = is_watched()
 
     def step(self) -> None:
         self._done += 1

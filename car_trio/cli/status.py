@@ -1,4 +1,4 @@
-"""`car-trio status`: the daemon and the store on one screen. What the files say is shown also when the daemon is down."""
+"""`car-trio status`: the daemon and the store on one screen. What the files say is shown with the daemon down too."""
 
 from __future__ import annotations
 

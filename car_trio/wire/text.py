@@ -12,7 +12,7 @@ import re
 _UNSEEN = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"
 _HOSTILE = re.compile(f"[\x00-\x09\x0b-\x1f{_UNSEEN}]")
 _HOSTILE_OR_BREAK = re.compile(f"[\x00-\x1f{_UNSEEN}]")
-_HOSTILE_IN_JSON = re.compile(f"[{_UNSEEN}]")
+_HOSTILE_IN_JSON = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSEEN}]")
 
 
 def escaped(text: str) -> str:
@@ -28,8 +28,7 @@ def one_line(text: str) -> str:
 def escaped_json(text: str) -> str:
     """A JSON document that means the same and that no terminal obeys.
 
-    In JSON the characters below U+0020 occur only as white space, so all others that are hostile are inside of strings,
-    where `\\uXXXX` means the same.
+    What is hostile and no white space can only be inside of strings, where `\\uXXXX` means the same.
     """
     return _HOSTILE_IN_JSON.sub(_json_number, text.replace("\r", " "))
 
