@@ -75,6 +75,11 @@ class Approvals(Struct, frozen=True, kw_only=True):
     timeout_secs: float = 60
 
 
+class Permissions(Struct, frozen=True, kw_only=True):
+    gate: bool = False
+    tier: Literal["read_only", "sandbox_edit", "full_access"] = "sandbox_edit"
+
+
 class Log(Struct, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -98,6 +103,7 @@ class Config(Struct, frozen=True, kw_only=True):
     server: Server = Server()
     runs: Runs = Runs()
     approvals: Approvals = field(default_factory=Approvals)
+    permissions: Permissions = Permissions()
     log: Log = Log()
     environment: Environment = Environment()
     warnings: list[str] = []
@@ -112,7 +118,13 @@ class Config(Struct, frozen=True, kw_only=True):
         return self.server.host in LOOPBACK
 
 
-SECTIONS: dict[str, type[Struct]] = {"server": Server, "runs": Runs, "approvals": Approvals, "log": Log}
+SECTIONS: dict[str, type[Struct]] = {
+    "server": Server,
+    "runs": Runs,
+    "approvals": Approvals,
+    "permissions": Permissions,
+    "log": Log,
+}
 
 PROTOCOL_VARIABLES = {"CAR_TOOL_TIMEOUT": ("server", "tool_timeout_seconds")}
 """Variables that the original daemon reads under names of its own."""

@@ -62,6 +62,7 @@ async def _play(home: Path) -> None:
     say(f"A daemon of its own, on {home}")
     async with running_daemon(home) as daemon:
         run_id = await first_run(daemon)
+        await guarded_run(daemon)
         acknowledged = await second_run(daemon)
     say("The daemon again, on the same home")
     async with running_daemon(home) as daemon:
@@ -169,6 +170,39 @@ def offer_tools(car: Car) -> None:
     async def run_tests(parameters: dict[str, Any]) -> Any:
         await trio.sleep(TOOL_SECONDS)
         raise RuntimeError("1 failed, 41 passed")
+
+
+async def guarded_run(daemon: Running) -> None:
+    """A plan with a call that a policy denies, beside two that run at the same time."""
+    say("A plan under a policy: what it denies is never called, the rest runs side by side")
+    async with daemon.connect() as car:
+        busy: list[str] = []
+        together: list[list[str]] = []
+
+        @car.tool("deploy")
+        async def deploy(parameters: dict[str, Any]) -> Any:
+            busy.append(parameters["target"])
+            await trio.sleep(TOOL_SECONDS)
+            together.append(list(busy))
+            busy.remove(parameters["target"])
+            return f"deployed to {parameters['target']}"
+
+        deny = {"rule": "deny_tool_param", "target": "deploy", "key": "target", "pattern": "prod"}
+        await car.call("policy.register", {"name": "not to production", **deny})
+        began = trio.current_time()
+        async with car.run(intent="Deploy everywhere") as run:
+            targets = ("dev", "prod", "staging")
+            actions = [
+                {"id": each, "type": "tool_call", "tool": "deploy", "parameters": {"target": each}}
+                for each in targets
+            ]
+            done = await run.submit(actions)
+            run.finish("partial_success")
+        for each in targets:
+            tell(f"{each:8} {done[each].status}: {escaped(done[each].error or str(done[each].output))}")
+        tell(f"two calls of {TOOL_SECONDS} s each, {trio.current_time() - began:.2f} s for the run")
+        if done["prod"].status != "rejected" or ["dev", "staging"] not in map(sorted, together):
+            raise DemoFailedError("the policy was not kept, or the calls did not run side by side")
 
 
 async def watch(car: Car, run_id: str) -> None:

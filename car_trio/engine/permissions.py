@@ -6,7 +6,7 @@ Classification reads words (`words.py`). It is a net, not a proof: a tool it doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
@@ -43,8 +43,11 @@ def permission_evaluate(
 ) -> list[dict[str, Any]]:
     """A decision per action: `allow`, `needs_approval` or `deny`. Raises ValueError for an unknown tier."""
     granted = tier(STANDING_TIER if granted_tier is None else granted_tier)
-    decided = ledger or {}
-    return [_evaluate(action, granted, decided) for action in parse(proposal).actions]
+    return evaluated(parse(proposal).actions, granted, ledger or {})
+
+
+def evaluated(actions: Iterable[Action], granted: Tier, decided: Ledger) -> list[dict[str, Any]]:
+    return [_evaluate(action, granted, decided) for action in actions]
 
 
 def tier(name: str) -> Tier:

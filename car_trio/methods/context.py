@@ -15,12 +15,16 @@ from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 from msgspec import Raw
 
 from car_trio.state.chat import Chats
+from car_trio.state.event_log import EventLog
 from car_trio.state.host import Host
+from car_trio.state.permissions import Permissions
+from car_trio.state.policy_files import FilePolicies
 from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets, Session
 from car_trio.state.values import Tenants
 from car_trio.store.reader import Page, Position
+from car_trio.wire.events import EventsFound, QueryEvents
 from car_trio.wire.frames import ErrorObject
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns
 
@@ -63,6 +67,16 @@ class Store(Protocol):
     ) -> Page: ...
     def remove(self, row: CatalogRow, why: str) -> Removal: ...
     def removable(self, run_ids: Sequence[str], older_than: str | None) -> list[CatalogRow]: ...
+    def events(self, client_id: str, ask: QueryEvents) -> EventsFound: ...
+
+
+class Policies(Protocol):
+    """The policies that come from files. `refresh` notices changes, `require` raises Refusal while a file is broken."""
+
+    @property
+    def current(self) -> FilePolicies: ...
+    def refresh(self) -> None: ...
+    def require(self) -> None: ...
 
 
 class Subscription(Protocol):
@@ -130,7 +144,10 @@ class Daemon:
     store: Store
     secrets: Secrets | None
     attachments: Attachments
+    policies: Policies
+    permissions: Permissions
     check_name: Callable[[str], object]
+    log_event: Callable[[str, bytes, bool], Ticket]
     now: Callable[[], str]
     new_id: Callable[[], str]
     uptime: Callable[[], float]
@@ -141,6 +158,7 @@ class Daemon:
     alarm: Alarm
     boot_id: str
     tenants: Tenants = field(default_factory=Tenants)
+    sessions: dict[str, Session] = field(default_factory=dict[str, Session])
     is_stopping: bool = False
     document: Raw | None = None
     counters: Counter[str] = field(default_factory=Counter[str])
@@ -151,6 +169,7 @@ class Waiting(Protocol):
 
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T: ...
     async def settled(self, ticket: Ticket) -> None: ...
+    async def sleep(self, seconds: float) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -159,6 +178,7 @@ class Context:
 
     daemon: Daemon
     session: Session
+    events: EventLog
     client: Client
     waiting: Waiting
     allow: Callable[[float], None]
@@ -170,6 +190,9 @@ class Context:
     async def settled(self, ticket: Ticket) -> None:
         """Waits until it is durable. Raises the ticket's Refusal."""
         await self.waiting.settled(ticket)
+
+    async def sleep(self, seconds: float) -> None:
+        await self.waiting.sleep(seconds)
 
     async def drained(self) -> None:
         """Waits until the peer has read enough: a reply built from disk is not built before."""

@@ -25,6 +25,8 @@ from car_trio.wire.errors import invalid_params
 
 NULL = Raw(b"null")
 EMPTY = b"{}"
+SLICE_BYTES = 1024 * 1024
+"""Above this a message is prepared in slices by a task, unless its method says otherwise."""
 
 
 class Method:
@@ -40,6 +42,7 @@ class Method:
         "reads",
         "requires",
         "results",
+        "slice_bytes",
         "slices",
         "summary",
     )
@@ -53,6 +56,7 @@ class Method:
         *,
         admit: Callable[[Any, Any], Any] | None = None,
         slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
+        slice_bytes: int = SLICE_BYTES,
         requires: str | None = None,
         reads: bool = False,
     ) -> None:
@@ -62,6 +66,7 @@ class Method:
         self.summary = summary
         self.admit = admit
         self.slices = slices
+        self.slice_bytes = slice_bytes
         self.requires = requires
         self.reads = reads
         self.is_async = inspect.iscoroutinefunction(call)

@@ -1,43 +1,45 @@
 """`proposal.submit`: an agent's plan, executed by calling back into its own tools (protocol `engine.md` sections 1, 8).
 
 The engine decides what happens in which order; here it gets its tools (calls to the client that submitted), its state
-(the connection's or the tenant's) and its recorder: each row becomes a turn of the connection's current run as soon
-as it is final. The run is the one that was current when the submit was read, whatever the client does meanwhile.
+(the connection's or the tenant's), what else speaks against an action (schemas and policies), and who listens: each
+row becomes a turn of the connection's current run as soon as it is final, each step an event of its log. The run is
+the one that was current when the submit was read, whatever the client does meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec import UNSET, Raw
 
-from car_trio.engine.execute import Execution, ToolFailed, budget_seconds
-from car_trio.engine.model import InvalidProposal, parse_strict
-from car_trio.methods.context import Answer, CallbackTimedOut, ChannelClosed, Context
+from car_trio.engine.execute import Execution, budget_seconds
+from car_trio.engine.model import parse_strict
+from car_trio.engine.permissions import evaluated, fingerprint
+from car_trio.methods.analysis import worked_out
+from car_trio.methods.calling import Caller
+from car_trio.methods.context import Answer, Context
+from car_trio.state.event_log import PlanEvents
+from car_trio.state.policies import Policy, reasons
 from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.turns import executed
 from car_trio.state.values import Values
 from car_trio.wire.errors import invalid_params, storage_degraded
-from car_trio.wire.frames import ErrorObject, encode
+from car_trio.wire.frames import encode
 from car_trio.wire.proposals import Action, Proposal
 from car_trio.wire.tools import SubmitProposal
 
-LARGE_BYTES = 256 * 1024
-"""Above this a proposal is parsed in a thread: the loop has others to serve."""
-
-BACKSTOP_SECONDS = 5.0
-"""What a callback may wait longer than the attempt's own time limit, which always fires first."""
+SHOWN_FINGERPRINTS = 16
 
 
 class Submission(NamedTuple):
-    """A submit as it was admitted: what it may not change any more."""
+    """A submit as it was admitted: what it may not change any more. `policies` are asked for each action anew."""
 
     raw: bytes
     run: Run | None
     state: Values
+    policies: Callable[[], Iterator[Policy]]
 
 
 def admit(context: Context, ask: SubmitProposal) -> Submission:
@@ -47,9 +49,14 @@ def admit(context: Context, ask: SubmitProposal) -> Submission:
         raise storage_degraded(degraded, pending=False)
     if run is not None:
         context.daemon.store.check("turns")
-    if ask.session_id is not None:
-        raise invalid_params(f"proposal.submit: unknown session_id {ask.session_id[:80]!r}; leave it out")
-    return Submission(bytes(ask.proposal), run, _state(context, ask))
+    context.daemon.policies.refresh()
+    context.daemon.policies.require()
+    return Submission(
+        bytes(ask.proposal),
+        run,
+        _state(context, ask),
+        context.session.policies.applying(ask.session_id),
+    )
 
 
 def _state(context: Context, ask: SubmitProposal) -> Values:
@@ -63,64 +70,84 @@ def _state(context: Context, ask: SubmitProposal) -> Values:
 
 
 async def submit(context: Context, submission: Submission) -> Answer:
-    proposal = await _parsed(context, submission.raw)
+    proposal = await worked_out(context, len(submission.raw), parse_strict, submission.raw)
     context.allow(budget_seconds(proposal, context.daemon.tool_timeout_seconds))
     recorder = Recorder(context.daemon.runs, submission.run, proposal.id, context.daemon.now)
+    doorman = Doorman(context, submission, proposal)
     execution = Execution(
         proposal,
         call=Caller(context, context.daemon.new_id()).call,
         state=submission.state,
         registered=context.session.tools,
+        check=doorman.reasons,
+        event=doorman.note,
         final=recorder.record,
     )
-    result = await execution.run()
+    try:
+        refused = None
+        if context.daemon.permissions.gate and execution.refusal() is None:
+            refused = doorman.gate(await worked_out(context, len(submission.raw), doorman.decisions))
+        result = await execution.run() if refused is None else execution.refuse(refused)
+    finally:
+        context.events.flush()
     if recorder.missed:
         result["recorded"] = recorder.recorded
     return Answer(result, recorder.ticket)
 
 
-async def _parsed(context: Context, raw: bytes) -> Proposal:
-    try:
-        if len(raw) > LARGE_BYTES:
-            return await context.in_thread(parse_strict, raw)
-        return parse_strict(raw)
-    except InvalidProposal as error:
-        raise invalid_params(str(error)) from None
+class Doorman:
+    """What speaks against a plan or an action of it besides the engine's own reasons, and who hears of every step."""
 
-
-class Caller:
-    """Calls tools of the client that submitted, one execution's worth."""
-
-    def __init__(self, context: Context, execution_id: str) -> None:
+    def __init__(self, context: Context, submission: Submission, proposal: Proposal) -> None:
         self._context = context
-        self._execution_id = execution_id
+        self._submission = submission
+        self._proposal = proposal
+        self._events = PlanEvents(
+            context.events, proposal.id, None if submission.run is None else submission.run.ref.run_id
+        )
 
-    async def call(self, action: Action, attempt: int) -> Any:
-        """One attempt: the tool's result as JSON that was read once. Raises `ToolFailed`."""
-        assert action.tool is not None
-        timeout_ms = action.timeout_ms
-        tool_timeout = self._context.daemon.tool_timeout_seconds
-        try:
-            answer = await self._context.client.call_tool(
-                action.tool,
-                action.parameters,
-                action_id=action.id,
-                attempt=attempt,
-                timeout_ms=timeout_ms,
-                session_id=self._execution_id,
-                backstop=tool_timeout if timeout_ms is None else timeout_ms / 1000 + BACKSTOP_SECONDS,
-            )
-        except ChannelClosed:
-            raise ToolFailed(f"tool '{action.tool}' callback channel closed") from None
-        except CallbackTimedOut as late:
-            raise ToolFailed(f"tool '{action.tool}' callback timed out ({late.seconds}s)") from None
-        if isinstance(answer, ErrorObject):
-            raise ToolFailed(answer.message, answer.is_terminal)
-        try:
-            msgspec.json.decode(answer)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise ToolFailed(f"invalid tool result JSON: {error or 'nested too deeply'}") from None
-        return answer
+    def decisions(self) -> list[dict[str, Any]]:
+        """What the session's tier and the ledger say of each action. Reads only, so a thread may do it."""
+        actions = self._proposal.actions
+        decided = self._context.daemon.permissions.ledger.about(map(fingerprint, actions))
+        return evaluated(actions, self._context.session.tier, decided)
+
+    def gate(self, rows: list[dict[str, Any]]) -> str | None:
+        """Why the plan as a whole may not run: an action of it is above the session's tier and nobody approved."""
+        for action, row in zip(self._proposal.actions, rows, strict=True):
+            said = {"decision": row["decision"], "required": row["required"]}
+            self._events.note("permission_decision", action, said)
+        marks = list(dict.fromkeys(row["fingerprint"] for row in rows if row["decision"] != "allow"))
+        if not marks:
+            return None
+        tier = self._context.session.tier
+        more = f" and {len(marks) - SHOWN_FINGERPRINTS} more" if len(marks) > SHOWN_FINGERPRINTS else ""
+        return (
+            f"permission gate: {len(marks)} actions are above the session's tier '{tier}' or need a human; "
+            f"approve with permission.approve and submit again: {', '.join(marks[:SHOWN_FINGERPRINTS])}{more}"
+        )
+
+    def reasons(self, action: Action) -> list[str]:
+        """What the tool's schema says, then the policies: the files', the connection's, its policy session's."""
+        said: list[str] = []
+        offer = self._context.session.tools.get(action.tool or "")
+        if offer is not None and offer.problems is not None and action.type == "tool_call":
+            said += offer.problems(action.parameters)
+        state = self._submission.state
+        said += reasons(self._context.daemon.policies.current.policies, action, state)
+        said += reasons(self._submission.policies(), action, state)
+        return said
+
+    def note(self, kind: str, action: Action | None, data: dict[str, Any]) -> None:
+        """An event of the engine's. What `reasons` says of a schema is no violation of a policy."""
+        if kind == "policy_violation":
+            data = {"reasons": [reason for reason in data["reasons"] if reason.startswith("policy ")]}
+            if not data["reasons"]:
+                return
+        if kind == "action_validated" and action is not None:
+            # The engine tells this in the step that admits the action, so no other can slip in between.
+            self._context.daemon.policies.current.admitted(action, self._context.daemon.uptime())
+        self._events.note(kind, action, data)
 
 
 class Recorder:

@@ -43,11 +43,14 @@ TURNS = "{ run_id, turns: [RunTurn] }"
 
 def start(context: Context, ask: StartRun) -> Answer:
     run = context.daemon.runs.start(context.session, ask)
+    context.events.note("run_started", {"run_id": run.ref.run_id, "agent_id": run.ref.agent_id})
     return Answer(RunStarted(run.ref.run_id, run.ref.agent_id), run.ticket)
 
 
 def complete(context: Context, ask: CompleteRun) -> Answer:
     ticket = context.daemon.runs.complete(context.session, ask.run_id, ask.outcome)
+    context.events.note("run_completed", {"run_id": ask.run_id, "status": ask.outcome.status})
+    context.events.flush()
     return Answer(RunCompleted(ask.run_id), ticket)
 
 

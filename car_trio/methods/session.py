@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import NamedTuple
+
 from car_trio.methods.context import Context
+from car_trio.methods.tools import offers
 from car_trio.state.session import authenticate as decide
 from car_trio.state.session import shake
+from car_trio.state.tools import Offer
+from car_trio.wire.policies import RegisterPolicy
 from car_trio.wire.session import (
     PROTOCOL_VERSIONS,
     Authenticate,
@@ -17,6 +23,13 @@ from car_trio.wire.session import (
     SessionReady,
     Shaken,
 )
+
+
+class Beginning(NamedTuple):
+    """`session.init` with its tools prepared."""
+
+    offers: list[Offer]
+    policies: list[RegisterPolicy]
 
 
 def authenticate(context: Context, ask: Authenticate) -> Authenticated:
@@ -44,5 +57,14 @@ def health(context: Context, _: NoParams) -> Health:
     )
 
 
-def init(context: Context, ask: InitSession) -> SessionReady:
-    return SessionReady(context.session.id, context.session.register(ask.tools), 0)
+def prepared(context: Context, ask: InitSession) -> Generator[None, None, Beginning]:
+    return Beginning((yield from offers(context, ask.tools)), ask.policies)
+
+
+def init(context: Context, begin: Beginning) -> SessionReady:
+    """Tools and policies, all or none."""
+    session = context.session
+    context.daemon.policies.require()
+    session.check_room(begin.offers)
+    policies = session.policies.register(begin.policies)
+    return SessionReady(session.id, session.register(begin.offers), policies)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from car_trio.engine.values import MAX_DEPTH, too_deep
 from car_trio.methods.context import Context
 from car_trio.state.values import Values
 from car_trio.wire.errors import invalid_params
@@ -24,6 +25,8 @@ def set_value(context: Context, ask: SetState) -> str:
         raise invalid_params(
             f"state.set: value cannot be read back: {error or 'nested too deeply'}"
         ) from None
+    if too_deep(value, MAX_DEPTH):
+        raise invalid_params(f"state.set: value nests more than {MAX_DEPTH} deep")
     tenant_id = ask.tenant_id
     state = context.session.state if tenant_id is None else context.daemon.tenants.of(tenant_id)
     state[ask.key] = value

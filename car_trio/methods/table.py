@@ -6,25 +6,58 @@ from typing import Any
 
 from msgspec import Raw
 
-from car_trio.methods import chat, discover, host, proposals, runs, session, state, tools
+from car_trio.methods import (
+    analysis,
+    chat,
+    discover,
+    events,
+    host,
+    permissions,
+    policies,
+    proposals,
+    runs,
+    session,
+    state,
+    tools,
+)
 from car_trio.methods.method import Method
+from car_trio.wire import analysis as a
 from car_trio.wire import chat as c
+from car_trio.wire import events as e
 from car_trio.wire import host as h
+from car_trio.wire import policies as p
 from car_trio.wire import runs as r
 from car_trio.wire import session as s
 from car_trio.wire import tools as t
 
+FEW_SCHEMAS = 16 * 1024
+"""Compiling the schemas of a larger message takes long enough to be done in steps."""
+
 METHODS: dict[str, Method] = {
     # Who is talking
     "session.auth": Method(s.Authenticate, session.authenticate, s.Authenticated, "Say who you are."),
-    "session.init": Method(s.InitSession, session.init, s.SessionReady, "Offer tools in one call."),
+    "session.init": Method(
+        s.InitSession,
+        session.init,
+        s.SessionReady,
+        "Offer tools and ask for policies in one call, all or none.",
+        slices=session.prepared,
+        slice_bytes=FEW_SCHEMAS,
+    ),
     "server.handshake": Method(s.Handshake, session.handshake, s.Shaken, "Agree on a protocol version."),
     "server.health": Method(
         s.NoParams, session.health, s.Health, "How the daemon is; needs no authentication."
     ),
     "rpc.discover": Method(s.NoParams, discover.discover, s.JsonObject, "This table as an OpenRPC document."),
     # Tools and what they share
-    "tools.register": Method(list[t.Tool], tools.register, int, "Offer tools to be called."),
+    "tools.register": Method(
+        list[t.Tool],
+        tools.register,
+        int,
+        "Offer tools to be called.",
+        slices=tools.offers,
+        slice_bytes=FEW_SCHEMAS,
+    ),
     "tools.list": Method(s.NoParams, tools.listed, t.ToolList, "The tools of this connection."),
     "tools.unregister": Method(t.UnregisterTool, tools.unregister, t.Unregistered, "Take a tool back."),
     "state.set": Method(s.SetState, state.set_value, str, "Set a key."),
@@ -32,9 +65,64 @@ METHODS: dict[str, Method] = {
     "state.exists": Method(s.StateKey, state.exists, bool, "Whether a key is there."),
     "state.keys": Method(s.WholeState, state.keys, list[str], "All keys."),
     "state.snapshot": Method(s.WholeState, state.snapshot, s.JsonObject, "All keys and values."),
+    # What may not run, and who lets it
+    "policy.register": Method(p.RegisterPolicy, policies.register, p.PolicyRegistered, "Forbid something."),
+    "policy.list": Method(p.ListPolicies, policies.listed, p.PolicyList, "The policies of a scope."),
+    "policy.unregister": Method(
+        p.UnregisterPolicy, policies.unregister, p.PolicyUnregistered, "Take policies of this name back."
+    ),
+    "session.policy.open": Method(
+        s.NoParams, policies.open_session, p.PolicySessionOpened, "A scope for policies of some proposals."
+    ),
+    "session.policy.close": Method(
+        p.ClosePolicySession, policies.close_session, p.PolicySessionClosed, "End such a scope."
+    ),
+    "permission.classify": Method(
+        a.OfProposal, analysis.classified, list[s.JsonObject], "The tier that each action needs."
+    ),
+    "permission.evaluate": Method(
+        a.Evaluate, analysis.evaluated_for, list[s.JsonObject], "What a tier allows of a plan."
+    ),
+    "permission.set_tier": Method(
+        a.SetTier, permissions.set_tier, a.TierSet, "A connection's tier; host role."
+    ),
+    "permission.approve": Method(
+        a.Decide, permissions.approve, a.LedgerLine, "Allow a fingerprint for good; host role."
+    ),
+    "permission.reject": Method(
+        a.Decide, permissions.reject, a.LedgerLine, "Forbid a fingerprint for good; host role."
+    ),
+    # Asking before doing
+    "verify": Method(
+        a.Verify, analysis.verified, s.JsonObject, "What would go wrong.", admit=analysis.admit_verify
+    ),
+    "simulate": Method(
+        a.Simulate,
+        analysis.simulated,
+        s.JsonObject,
+        "The state a plan would leave.",
+        admit=analysis.admit_simulate,
+    ),
+    "optimize": Method(a.OfProposal, analysis.optimized, s.JsonObject, "Without needless dependencies."),
+    "equivalent": Method(a.Equivalent, analysis.compared, bool, "Whether two plans lead to the same state."),
+    "transaction_check": Method(
+        a.TransactionCheck, analysis.transaction_checked, s.JsonObject, "Conflicts of reads and writes."
+    ),
     # Doing
+    "replan.set_config": Method(
+        a.ReplanConfig, policies.set_replan, a.ReplanConfig, "Accepted and reported; nothing replans."
+    ),
     "proposal.submit": Method(
         t.SubmitProposal, proposals.submit, s.JsonObject, "Execute a plan.", admit=proposals.admit
+    ),
+    "events.count": Method(s.NoParams, events.count, int, "How many events this connection has."),
+    "events.query": Method(
+        e.QueryEvents,
+        events.query,
+        e.EventsFound,
+        "Its events, newest first.",
+        admit=events.admit_query,
+        reads=True,
     ),
     # Runs
     "runs.start": Method(r.StartRun, runs.start, r.RunStarted, "Open a run, or find it again by its key."),

@@ -1,21 +1,53 @@
-"""`tools.*`: what a client offers to be called (protocol `wire.md` section 5)."""
+"""`tools.*`: what a client offers to be called (protocol `wire.md` section 5).
+
+A tool's schema is compiled when it is registered, one tool a step: a message with many is prepared by a task.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
+from car_trio.engine.validation import BadSchema, ParameterCheck
 from car_trio.methods.context import Context
+from car_trio.state.tools import Offer, check_tool
+from car_trio.wire.errors import invalid_params
+from car_trio.wire.frames import encode
 from car_trio.wire.session import NoParams
 from car_trio.wire.tools import Tool, ToolList, Unregistered, UnregisterTool
 
 
-def register(context: Context, tools: list[Tool]) -> int:
-    return context.session.register(tools)
+def offers(context: Context, tools: list[Tool]) -> Generator[None, None, list[Offer]]:
+    """The tools as they can be offered. Raises Refusal (-32602) for the first that cannot."""
+    context.daemon.policies.require()
+    prepared: list[Offer] = []
+    for tool in tools:
+        prepared.append(_offer(tool))
+        yield
+    return prepared
+
+
+def _offer(tool: Tool) -> Offer:
+    size = len(encode(tool))
+    check_tool(tool, size)
+    try:
+        check = ParameterCheck(tool.name, tool.parameters) if tool.parameters else None
+    except BadSchema as error:
+        raise invalid_params(f"tools.register: the schema of tool '{tool.name[:80]}' {error}") from None
+    return Offer(tool, size, None if check is None else check.problems)
+
+
+def register(context: Context, prepared: list[Offer]) -> int:
+    context.daemon.policies.require()
+    return context.session.register(prepared)
 
 
 def listed(context: Context, _: NoParams) -> ToolList:
-    tools = sorted(context.session.tools.values(), key=lambda tool: tool.name)
+    context.daemon.policies.require()
+    tools = sorted((offer.tool for offer in context.session.tools.values()), key=lambda tool: tool.name)
     return ToolList(tools, len(tools))
 
 
 def unregister(context: Context, ask: UnregisterTool) -> Unregistered:
+    context.daemon.policies.require()
     removed = context.session.tools.pop(ask.name, None)
     return Unregistered(ask.name, int(removed is not None))

@@ -14,6 +14,7 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import trio
 from websockets.http11 import Request as HttpRequest
@@ -24,7 +25,9 @@ from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.dispatch import Dispatcher, LookupDesk
 from car_trio.nursery.peer import WAITS, Peer
 from car_trio.nursery.socket import Rejection, Socket
+from car_trio.state.event_log import EventLog
 from car_trio.state.session import Session
+from car_trio.wire.events import event_time
 
 LOG = logging.getLogger("car_trio.connection")
 UNAUTHENTICATED_MESSAGE_BYTES = 65_536
@@ -88,7 +91,9 @@ class Connection:
         self._requests_deadline = math.inf
         self._peer: Peer | None = None
         self._dispatcher: Dispatcher | None = None
-        self.session = Session(uuid.uuid4().hex, open_house=daemon.secrets is None)
+        self.session = Session(
+            uuid.uuid4().hex, open_house=daemon.secrets is None, tier=daemon.permissions.tier
+        )
         self.is_known = False
         self.left_at = math.inf
         self.over = trio.Event()
@@ -99,6 +104,7 @@ class Connection:
             cut=self._cut,
         )
         self._callbacks = Callbacks(self._socket.post, daemon.counters)
+        self._events = EventLog(self.session.id, partial(daemon.log_event, self.session.id), event_time)
 
     # The life
 
@@ -113,6 +119,7 @@ class Connection:
         finally:
             self._gone()
             self.over.set()
+            self._events.close()
             await trio.aclose_forcefully(self._stream)
 
     async def _live(self) -> None:
@@ -147,7 +154,7 @@ class Connection:
         self._peer = Peer(self._daemon, self.session, self._socket, self._callbacks, requests.start_soon)
         self._daemon.clients[self.session.id] = self._peer
         self._dispatcher = Dispatcher(
-            Context(self._daemon, self.session, self._peer, WAITS, allow=lambda _: None),
+            Context(self._daemon, self.session, self._events, self._peer, WAITS, allow=lambda _: None),
             self._callbacks,
             self._desk,
             self._config,
@@ -168,6 +175,7 @@ class Connection:
         """Once the client has said who it is, the limits for strangers are lifted."""
         if self.session.authenticated:
             self.is_known = True
+            self._daemon.sessions[self.session.id] = self.session
             self._scope.deadline = math.inf
             self._socket.allow(self._server.max_message_bytes)
             self._known(self)
@@ -197,6 +205,7 @@ class Connection:
         if self._peer is not None:
             self._peer.unsubscribe_all()
         daemon.runs.leave(session_id)
+        daemon.sessions.pop(session_id, None)
         self._sweep(self)
 
     def _close(self, code: int, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 `take` runs in the reader and never waits. It answers a `def` method on the spot, or hands its reply to the journal's
 ticket; it starts a task for an `async def`, after the method's `admit` has decided, still in wire order. A message
-over `SLICE_BYTES` for a method that knows how is prepared in slices by a task; until it is done, later requests of
+over `slice_bytes` for a method that knows how is prepared in slices by a task; until it is done, later requests of
 the same connection are held, so that wire order stays the order of effects.
 
 A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again. A gated
@@ -41,7 +41,6 @@ from car_trio.wire.frames import Frame, Unreadable, encode, error_frame, notific
 from car_trio.wire.runs import CatalogRow
 
 LOG = logging.getLogger("car_trio.dispatch")
-SLICE_BYTES = 1024 * 1024
 PROGRESS_SECONDS = 10.0
 SHOWN_NAME = 80
 ENDS = frozenset({"runs.complete", "runs.record_turns"})
@@ -180,7 +179,7 @@ class Dispatcher:
 
     def _start(self, request: Request, method: Method, params: Any, size: int) -> None:
         context = self._context
-        if method.slices is not None and size > SLICE_BYTES:
+        if method.slices is not None and size > method.slice_bytes:
             self._held = deque() if self._held is None else self._held
             self._spawn(self._run, request, partial(self._in_slices, method, params), False, self._release)
             return

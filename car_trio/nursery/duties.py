@@ -68,6 +68,7 @@ async def retention(daemon: Daemon, store: OpenStore) -> None:
             await WAITS.settled(store.remove(row, why))
             daemon.runs.forget(row)
             await trio.sleep(REMOVAL_PAUSE)
+        await trio.to_thread.run_sync(store.drop_journals, set(daemon.sessions))
         await trio.sleep(RETENTION_SECONDS)
 
 

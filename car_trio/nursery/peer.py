@@ -27,6 +27,9 @@ class Waits:
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
 
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
     async def settled(self, ticket: Ticket) -> None:
         done = trio.Event()
         outcome: list[Refusal] = []

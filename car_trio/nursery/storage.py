@@ -6,7 +6,7 @@ Writing goes to the journal and nowhere else. Reading is plain functions that bl
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Literal
@@ -22,21 +22,25 @@ from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, open_catalog
 from car_trio.store.catalog_reader import utc_time
 from car_trio.store.disk import Disk
+from car_trio.store.events import drop_journals, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.lines import read_newest
 from car_trio.store.lock import StoreBusy, hold_lock
+from car_trio.store.log_files import lines
 from car_trio.store.orphans import adopt_orphans
 from car_trio.store.reader import Page, Position, read_page
-from car_trio.store.retention import Expired, expired, tombstone
+from car_trio.store.retention import Expired, ended_before, expired, tombstone
 from car_trio.store.run_index import RunIndex
 from car_trio.store.survey import summarize
 from car_trio.store.torn import torn_bytes
+from car_trio.wire.events import EventsFound, QueryEvents
 from car_trio.wire.host import ApprovalLine
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns, now
 
 LOG = logging.getLogger("car_trio.store")
 HELD_FILES = 256
+LEDGER = "permissions.jsonl"
 APPROVALS = "approvals.jsonl"
 """Under the state root."""
 
@@ -145,6 +149,23 @@ class OpenStore:
         moment = datetime.now(UTC)
         candidates = self._index.retention_candidates(moment, limits.max_per_agent, limits.max_age_days)
         return expired(candidates, moment, limits.max_per_agent, limits.max_age_days)
+
+    def events(self, client_id: str, ask: QueryEvents) -> EventsFound:
+        return query(self._disk, self._layout, client_id, ask)
+
+    def ledger(self) -> list[bytes]:
+        """The decisions of humans, line by line. Raises `ConfigError` when they cannot be read."""
+        try:
+            return list(lines(self._disk, self._layout, LEDGER))
+        except OSError as error:
+            raise ConfigError(
+                f"{self._layout.root / LEDGER} cannot be read: {error.strerror}; mend or remove it"
+            ) from error
+
+    def drop_journals(self, live: Collection[str]) -> int:
+        """Removes the event logs that are as old as runs may become; those of `live` connections stay."""
+        cutoff = ended_before(datetime.now(UTC), self._config.runs.max_age_days)
+        return 0 if cutoff is None else drop_journals(self._disk, self._layout, live, cutoff)
 
     # Approvals
 

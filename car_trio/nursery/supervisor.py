@@ -32,14 +32,17 @@ from car_trio.nursery.duties import deadlines, grace_sweep, guarded, heartbeat, 
 from car_trio.nursery.limits import raise_descriptor_limit
 from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.peer import WAITS
-from car_trio.nursery.storage import OpenStore, open_store
+from car_trio.nursery.policies import PolicyFiles
+from car_trio.nursery.storage import LEDGER, OpenStore, open_store
 from car_trio.nursery.systemd import notify
 from car_trio.nursery.tokens import Tokens, published_tokens, write_private
 from car_trio.state.chat import Chats
 from car_trio.state.host import Host
+from car_trio.state.permissions import Ledger, Permissions
 from car_trio.state.run import Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets
+from car_trio.store.events import journal_file
 from car_trio.store.layout import encode_name
 from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
@@ -219,9 +222,10 @@ def build(
     started = trio.current_time()
     alarm, clients, counters = Alarm(), dict[str, Client](), Counter[str]()
     host = watched(store, alarm)
+    journal = store.journal
     runs = RunRegistry(
-        record=store.journal.put,
-        admit=store.journal.check,
+        record=journal.put,
+        admit=journal.check,
         check_name=encode_name,
         now=now,
         new_id=lambda: str(uuid.uuid4()),
@@ -237,7 +241,14 @@ def build(
         store=store,
         secrets=secrets,
         attachments=Attachments(),
+        policies=PolicyFiles(config.home / "policies", lambda: trio.current_time() - started),
+        permissions=Permissions(
+            Ledger(partial(journal.log, LEDGER, sync=True), store.ledger()),
+            gate=config.permissions.gate,
+            tier=config.permissions.tier,
+        ),
         check_name=encode_name,
+        log_event=lambda client_id, lines, last: journal.log(journal_file(client_id), lines, last=last),
         now=now,
         new_id=lambda: str(uuid.uuid4()),
         uptime=lambda: trio.current_time() - started,

@@ -11,7 +11,10 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from car_trio.state.policies import PolicyBook
+from car_trio.state.tools import Offer, Results
 from car_trio.state.values import Values
+from car_trio.wire.analysis import ReplanConfig, Tier
 from car_trio.wire.errors import (
     MISSING_CAPABILITY,
     NOT_AUTHENTICATED,
@@ -20,10 +23,10 @@ from car_trio.wire.errors import (
     invalid_params,
 )
 from car_trio.wire.session import PROTOCOL_VERSIONS, Authenticate, Authenticated, Handshake
-from car_trio.wire.tools import Tool
 
 MAX_AUTH_FAILURES = 10
 MAX_TOOLS = 1000
+MAX_TOOLS_BYTES = 16 * 1024 * 1024
 OPEN_TO_ALL = frozenset({"session.auth", "server.health"})
 """What a connection may call before it has said who it is."""
 
@@ -84,10 +87,15 @@ class Session:
     failures: int = 0
     is_gone: bool = False
     protocol_version: int | None = None
-    tools: dict[str, Tool] = field(default_factory=dict[str, Tool])
+    tier: Tier = "sandbox_edit"
+    replan: ReplanConfig = field(default_factory=ReplanConfig)
+    tools: dict[str, Offer] = field(default_factory=dict[str, Offer])
+    results: Results = field(default_factory=Results)
     state: Values = field(default_factory=Values)
+    policies: PolicyBook = field(init=False)
 
     def __post_init__(self) -> None:
+        self.policies = PolicyBook(self.id)
         if self.open_house:
             self.authenticated = self.host = True
 
@@ -110,15 +118,22 @@ class Session:
         if not self.host:
             raise Refusal(f"'{method}' needs the host role; authenticate with session.auth {{host_token}}")
 
-    def register(self, tools: Iterable[Tool]) -> int:
-        """Offers tools, all or none; one of the same name is replaced. Raises Refusal (-32602) beyond 1,000."""
-        offered = {tool.name: tool for tool in tools}
-        if "" in offered:
-            raise invalid_params("tools.register: a tool's name must not be empty")
-        if len(self.tools.keys() | offered.keys()) > MAX_TOOLS:
+    def check_room(self, offers: Iterable[Offer]) -> None:
+        """Raises Refusal (-32602) when these tools, beside those that stay, would be too many or too large."""
+        kept = self.tools | {offer.tool.name: offer for offer in offers}
+        if len(kept) > MAX_TOOLS:
             raise invalid_params(
                 f"tools.register: a connection may have {MAX_TOOLS} tools; unregister some first"
             )
+        if (size := sum(offer.bytes for offer in kept.values())) > MAX_TOOLS_BYTES:
+            raise invalid_params(
+                f"tools.register: the tools would have {size} bytes, at most {MAX_TOOLS_BYTES} fit; unregister some"
+            )
+
+    def register(self, offers: Iterable[Offer]) -> int:
+        """Offers tools, all or none; one of the same name is replaced. Raises Refusal (-32602) beyond the limits."""
+        offered = {offer.tool.name: offer for offer in offers}
+        self.check_room(offered.values())
         self.tools.update(offered)
         return len(offered)
 

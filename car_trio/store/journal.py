@@ -116,10 +116,12 @@ class Journal:
             Append(ref, payload, row=row, indexed=indexed), durable, 0 if must else len(payload)
         )
 
-    def log(self, relative: str, line: bytes, *, sync: bool = False) -> Ticket:
-        """Append a line to another journal file under the root; `ValueError` for a path that leaves it."""
+    def log(self, relative: str, line: bytes, *, sync: bool = False, last: bool = False) -> Ticket:
+        """Append a line to another journal file under the root; `ValueError` for a path that leaves it. The
+        descriptor is given back after the `last` one, which may be empty: then nothing is written."""
         Layout.check_relative(relative)
-        return self._accept(Append(relative, line + b"\n", sync=sync), None, len(line) + 1)
+        payload = line + b"\n" if line else b""
+        return self._accept(Append(relative, payload, sync=sync, last=last), None, len(payload))
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
         """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
@@ -137,9 +139,7 @@ class Journal:
             raise storage_degraded(f"{self.pending_bytes} bytes already wait for the disk", pending=False)
         needed = self._keep_free_bytes if purpose == "start" else self._keep_free_bytes // 2
         if self.free_bytes is not None and self.free_bytes < needed:
-            why = (
-                f"the disk has {self.free_bytes} bytes free, fewer than the {needed} that are kept in reserve"
-            )
+            why = f"the disk has {self.free_bytes} bytes free, fewer than the {needed} kept in reserve"
             raise storage_degraded(why, pending=False)
 
     async def ping(self) -> None:

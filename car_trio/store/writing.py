@@ -36,12 +36,13 @@ _KNOWN_DIRECTORIES = 10_000
 
 @dataclass(slots=True, eq=False)
 class Append:
-    """One put as the thread sees it. `sync` holds for files that are no run; runs follow the durability
-    mode."""
+    """One put as the thread sees it. `sync` and `last` (nothing follows) hold for files that are no run; runs
+    follow the durability mode, and end with a row."""
 
     target: Target
     payload: bytes
     sync: bool = False
+    last: bool = False
     row: CatalogRow | None = None
     indexed: Indexed | None = None
 
@@ -113,6 +114,8 @@ class Writer:
             self._flush(landed)
         for target, group in groups.items():
             self._note_rows(target, group, landed)
+            if group[-1].last and target not in landed.failed:
+                self._finish(target)
         for removal in removals:
             self._remove(removal, landed)
         self._let_go()
@@ -207,7 +210,8 @@ class Writer:
     def _sync_batch(self, groups: dict[Target, list[Append]], landed: Landed) -> None:
         to_sync: list[Target] = []
         for target, group in groups.items():
-            if target in landed.failed or not self._files[target].dirty:
+            file = self._files.get(target)  # one to which nothing was written may have been let go already
+            if target in landed.failed or file is None or not file.dirty:
                 continue
             if self._synced_at_once(target, group):
                 to_sync.append(target)
@@ -278,8 +282,14 @@ class Writer:
             self._rows_to_sync.setdefault(target, []).extend(rows)
             return
         self._rows += rows
-        if any(append.row is not None and append.row.ended_at for append in rows) and file.forgettable:
-            file.close()  # nothing follows the end of a run
+        if any(append.row is not None and append.row.ended_at for append in rows):
+            self._finish(target)  # nothing follows the end of a run
+
+    def _finish(self, target: Target) -> None:
+        """Nothing follows: give the descriptor back, if the file knows nothing that is not on disk."""
+        file = self._files.get(target)
+        if file is not None and file.forgettable:
+            file.close()
             del self._files[target]
 
     def _remove(self, removal: Removal, landed: Landed) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from car_trio.wire.policies import RegisterPolicy
 from car_trio.wire.tools import Tool
 
 PROTOCOL_VERSIONS = (2, 3)
@@ -58,6 +59,7 @@ class Health(Struct):
 
 class InitSession(Struct, omit_defaults=True):
     tools: list[Tool] = []
+    policies: list[RegisterPolicy] = []
 
 
 class SessionReady(Struct):

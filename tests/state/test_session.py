@@ -13,6 +13,7 @@ from car_trio.state.session import (
     authenticate,
     shake,
 )
+from car_trio.state.tools import Offer
 from car_trio.wire.errors import Refusal
 from car_trio.wire.session import Authenticate, Handshake
 from car_trio.wire.tools import Tool
@@ -156,22 +157,17 @@ def test_capabilities_that_are_not_there_are_named():
 
 def test_registering_a_tool_again_replaces_it():
     it = session()
-    assert it.register([Tool("a"), Tool("b")]) == 2
-    assert it.register([Tool("a", description="new")]) == 1
-    assert it.tools["a"].description == "new"
+    assert it.register([Offer(Tool("a")), Offer(Tool("b"))]) == 2
+    assert it.register([Offer(Tool("a", description="new"))]) == 1
+    assert it.tools["a"].tool.description == "new"
     assert list(it.tools) == ["a", "b"]
 
 
 def test_tools_beyond_the_limit_are_refused_whole():
     it = session()
-    it.register([Tool(f"t{n}") for n in range(MAX_TOOLS)])
-    it.register([Tool("t5")])
+    it.register([Offer(Tool(f"t{n}")) for n in range(MAX_TOOLS)])
+    it.register([Offer(Tool("t5"))])
     with pytest.raises(Refusal, match="1000 tools") as caught:
-        it.register([Tool("t5"), Tool("one more")])
+        it.register([Offer(Tool("t5")), Offer(Tool("one more"))])
     assert caught.value.code == -32602
     assert "one more" not in it.tools
-
-
-def test_a_tool_without_a_name_is_refused():
-    with pytest.raises(Refusal, match="must not be empty"):
-        session().register([Tool("")])

@@ -8,7 +8,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -956,7 +956,12 @@ async def test_the_writing_thread_ends_quietly_when_the_loop_is_gone() -> None:
                 LAYOUT, disk, durability="always", held_files=1, sync_threads=1, catalog=None
             )
             journal = Journal(
-                writer, sync_interval=1, keep_free_bytes=0, on_health=lambda _: None, threads=True
+                writer,
+                sync_interval=1,
+                keep_free_bytes=0,
+                on_health=lambda _: None,
+                telling=nullcontext(),
+                threads=True,
             )
             journal.start()
             assert journal._thread is not None
