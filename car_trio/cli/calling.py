@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 import trio
@@ -51,7 +51,7 @@ def talk(home: str | None, what: Callable[[Car], Awaitable[T]], *, agent_id: str
     except ValueError as error:
         raise FailedError(str(error), USAGE) from None
     except BaseExceptionGroup as group:
-        raise first(group) from None
+        raise first(cast(BaseExceptionGroup[BaseException], group)) from None
 
 
 def first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 
 import car_trio
+from car_trio.cli import checks, store_checks
 from car_trio.cli.app import NO, OK
-from car_trio.cli.checks import CHECKS, Finding, Found, Patient
+from car_trio.cli.checks import Finding, Found, Patient
 from car_trio.cli.files import Files
 from car_trio.cli.screen import Home, Json, Switch, say_json, styled
 from car_trio.config import environment, load
 from car_trio.wire.text import one_line
 
+CHECKS: list[Callable[[Patient], Found]] = [
+    checks.python,
+    checks.sqlite,
+    checks.clock,
+    checks.descriptors,
+    checks.free_space,
+    checks.root_exists,
+    checks.owners,
+    checks.root_writable,
+    checks.private_directories,
+    checks.private_files,
+    checks.links,
+    checks.strangers,
+    checks.config_keys,
+    checks.exposure,
+    checks.durability,
+    checks.socket_path,
+    store_checks.lock,
+    store_checks.daemon_json,
+    store_checks.stale_socket,
+    store_checks.stale_tokens,
+    store_checks.port,
+    store_checks.dead_daemon,
+    store_checks.catalog,
+    store_checks.catalog_agrees,
+    store_checks.damage,
+    store_checks.torn_files,
+]
 TONES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 

@@ -64,6 +64,8 @@ def test_grep_finds_text_inside_of_turns_however_its_json_was_written(shell: She
     assert listed(shell, "--grep", "OUT 2") == ["run-a"]
     assert listed(shell, "--grep", "grüsse") == ["run-b"]
     assert listed(shell, "--grep", "a/b Été") == ["run-c"]
+    write(home, C, [started(C), spelled.replace(b"\\/", b"-"), ended(C)])
+    assert listed(shell, "--grep", "a-b Été") == ["run-c"]
     assert listed(shell, "--grep", "nowhere") == []
 
 

@@ -127,6 +127,20 @@ def test_tail_of_an_agent_goes_on_with_its_runs_in_the_daemons_next_life(
     assert tail.stop() == 0
 
 
+def test_tail_from_a_turn_on_leaves_out_the_turns_before_it(
+    daemon: DaemonProcess, follow: Callable[..., Tail]
+) -> None:
+    with daemon.client("agent") as client:
+        run_id = start_run(client)
+        record(client, run_id, 0, 1, 2)
+        tail = follow(run_id, "--from", "2")
+        until(lambda: tail.prompts() == ["turn 2"])
+        record(client, run_id, 3)
+        complete(client, run_id)
+    assert tail.ended() == 0
+    assert tail.prompts() == ["turn 2", "turn 3"]
+
+
 def test_tail_begun_without_a_daemon_follows_into_its_next_life(
     daemon: DaemonProcess, follow: Callable[..., Tail]
 ) -> None:
