@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -275,3 +276,27 @@ def test_a_run_from_the_future_and_a_full_disk_are_named(
     RunStore(healthy).reindex(lambda: None)
     monkeypatch.setenv("CAR_TRIO_RUNS_KEEP_FREE_BYTES", str(1 << 60))
     assert {"clock", "free_space"} <= set(complaints(shell))
+
+
+# docs/commands.md
+
+
+def test_the_documentation_names_every_command_and_the_fields_of_every_document(
+    shell: Shell, healthy: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    named = re.sub(r"`, `", "` `", text)
+    assert [name for name in COMMANDS if f"`{name}" not in named and name.split()[-1] not in named] == []
+    for words in (
+        ["status"],
+        ["doctor"],
+        ["config", "show"],
+        ["runs", "ls"],
+        ["runs", "verify"],
+        ["runs", "show", "run-a"],
+    ):
+        documented = next(
+            line for line in text.splitlines() if line.startswith(f"| `{' '.join(words[:2])}` | `{{")
+        )
+        for field in shell(*words, "--json").document:
+            assert field in documented

@@ -122,7 +122,7 @@ def test_tail_of_an_agent_goes_on_with_its_runs_in_the_daemons_next_life(
         second = start_run(client)
         record(client, second, 2)
         complete(client, second)
-    until(lambda: tail.ends() == [first, second])
+    until(lambda: sorted(tail.ends()) == sorted([first, second]), "both runs end")
     assert tail.prompts() == ["turn 0", "turn 1", "turn 2"]
     assert tail.stop() == 0
 
@@ -240,3 +240,26 @@ def test_doctor_mends_what_a_killed_daemon_left_and_nothing_else(daemon: DaemonP
     ran(daemon.home, "doctor", "--fix")
     assert not any(path.exists() for path in left)
     assert {path.name: path.read_bytes() for path in (daemon.home / "runs").rglob("*.jsonl")} == before
+
+
+def test_agents_and_approvals_are_seen_and_decided_from_a_terminal(daemon: DaemonProcess) -> None:
+    with daemon.client("agent") as client:
+        client.call("host.register_agent", {"id": "agent", "name": "Tidier", "kind": "test"})
+        agents = json.loads(ran(daemon.home, "agents", "ls", "--json")[1])["agents"]
+        assert [agent["name"] for agent in agents] == ["Tidier"]
+        assert "Tidier" in ran(daemon.home, "agents", "ls")[1]
+        ask = {"action": "rm -rf", "details": {"path": "\u202e" + "x" * 500}, "system_level": True}
+        rows = [client.call("host.request_approval", ask)["id"] for _ in range(2)]
+        shown = ran(daemon.home, "approvals", "ls")[1]
+        assert "x" * 500 in shown
+        assert "\u202e" not in shown
+        code, out, _ = ran(daemon.home, "approvals", "approve", rows[0])
+        assert (code, "approve" in out) == (0, True)
+        assert ran(daemon.home, "approvals", "deny", rows[0])[0] == 1, "the first answer wins"
+        assert ran(daemon.home, "approvals", "deny", rows[1])[0] == 0
+        assert json.loads(ran(daemon.home, "approvals", "ls", "--json")[1])["approvals"] == []
+        decided = json.loads(ran(daemon.home, "approvals", "ls", "--all", "--json")[1])["approvals"]
+        assert {row["id"]: row["resolution"] for row in decided} == {rows[0]: "approve", rows[1]: "deny"}
+        code, _, err = ran(daemon.home, "approvals", "approve", rows[0][:-1])
+        assert code == 1
+        assert f"the nearest is '{rows[0]}'" in err or "the nearest is" in err
