@@ -16,7 +16,7 @@ import trio
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
 from car_trio.nursery.limits import descriptor_limit
-from car_trio.nursery.socket import TOGETHER
+from car_trio.nursery.together import TOGETHER
 from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, open_catalog

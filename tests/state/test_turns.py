@@ -127,6 +127,18 @@ def test_a_large_payload_of_short_strings_is_not_touched():
     assert payload in stamped(narrated(NarratedTurn(output=Raw(payload)), "now"), 0)
 
 
+def test_a_string_that_is_long_only_in_its_escapes_is_not_touched():
+    payload = b'{"a":"%b"}' % (b"\\u00e9" * 4_000)
+    assert payload in stamped(narrated(NarratedTurn(output=Raw(payload)), "now"), 0)
+
+
+def test_a_payload_that_no_cut_makes_fit_is_replaced_unread():
+    hopeless = b"[" + b"[1e999]," * 40_000 + b"0]"
+    turn = line(NarratedTurn(output=Raw(hopeless)))
+    assert turn["output"] == FIELD_MARK
+    assert turn["truncated"] == {"output": {"bytes": len(hopeless), "sha256": sha(hopeless)}}
+
+
 def test_a_line_too_long_loses_output_first_and_only_as_far_as_needed():
     big = json.dumps(["s" * 1000] * 250).encode()
     turn = line(NarratedTurn(prompt="p", output=Raw(big), parameters=Raw(big)))
