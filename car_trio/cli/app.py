@@ -49,6 +49,8 @@ COMMANDS = {
 }
 HELP = ("--help", "-h", "help")
 OK, NO, USAGE, UNREACHABLE, UNAUTHORISED, DAMAGED = range(6)
+INTERRUPTED = 130
+"""As a shell says it; following that is interrupted has done its work and is ok."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -82,6 +84,8 @@ def call(name: str, words: Sequence[str]) -> int:
         app.default(getattr(import_module(f"car_trio.cli.{module}"), function))
         result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except Exception as error:
         code = explain(error)
         if code is None:

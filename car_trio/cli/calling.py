@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import trio
@@ -51,10 +51,12 @@ def talk(home: str | None, what: Callable[[Car], Awaitable[T]], *, agent_id: str
     except ValueError as error:
         raise FailedError(str(error), USAGE) from None
     except BaseExceptionGroup as group:
-        raise first(cast(BaseExceptionGroup[BaseException], group)) from None
+        raise first(group) from None
 
 
 def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The exception that a group is about."""
-    inner = group.exceptions[0]
-    return first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
