@@ -54,9 +54,7 @@ def talk(home: str | None, what: Callable[[Car], Awaitable[T]], *, agent_id: str
         raise first(group) from None
 
 
-def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that a group is about."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+def first(error: BaseException) -> BaseException:
+    """The exception that a group is about, or the exception itself."""
+    exceptions: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return first(exceptions[0]) if exceptions else error
