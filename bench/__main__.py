@@ -18,6 +18,7 @@ from bench.calls import idle, small_calls
 from bench.durable import durable
 from bench.figures import Figure, row, save
 from bench.memory import memory
+from bench.plans import plans
 from bench.processes import NoDisk, file_system_of, on_disk
 from bench.store import listing, starting
 from bench.work import fan_out, submits
@@ -31,6 +32,7 @@ BENCHES: dict[str, Callable[[Path, bool], list[Figure]]] = {
     "list": listing,
     "submit": submits,
     "fanout": fan_out,
+    "plans": plans,
 }
 
 
