@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
-import platformdirs
 from msgspec import Struct, field
 
 BUNDLE = "ai.parslee.car"
@@ -162,6 +161,8 @@ def state_root(environ: Mapping[str, str], home: str | None = None) -> Path:
         return Path(home).expanduser().absolute()
     chosen = environ.get("CAR_HOME")
     if not chosen:
+        import platformdirs
+
         return Path(platformdirs.user_state_path("car"))
     if not Path(chosen).is_absolute():
         raise ConfigError(f"CAR_HOME is {chosen!r}, which is not an absolute path; give it as /… or unset it")

@@ -1,102 +1,125 @@
-"""The command line: which commands there are. What a command needs is imported inside it, so that help is instant.
+"""The command line: which commands there are, on one page.
 
-Exit codes: 0 ok, 1 the answer is no, 2 usage or configuration.
+A command is a function of a module that is imported when the command is called, and cyclopts reads its flags from its
+signature. The help of the whole is printed from this table alone, so it is instant.
+
+Exit codes: 0 ok, 1 the answer is no, 2 usage or configuration, 3 the daemon is not reachable, 4 not authorised,
+5 damaged data. What goes wrong becomes one line on standard error and one of them in `failures.py`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-from cyclopts import App, CycloptsError, Parameter
+from importlib import import_module
+from typing import NamedTuple
 
 import car_trio
-from car_trio.config import ConfigError
-
-USAGE = 2
-
-app = App(
-    name="car-trio",
-    version=car_trio.__version__,
-    help="The local daemon between AI agents and their tools, and the record of what they did.",
-    help_format="plaintext",
-)
-
-Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 
-@Parameter(name="*")
-@dataclass(kw_only=True)
-class Flags:
-    """The flags of `serve`; what is not given comes from the environment, config.toml or the defaults."""
+class Command(NamedTuple):
+    """Where the function is (`module:function` in `car_trio.cli`), and what it does in one line."""
 
-    host: str | None = None
-    """Address to listen on; default 127.0.0.1. Any other than loopback needs --allow-remote."""
-    port: int | None = None
-    """TCP port; default 9100, 0 takes any free one."""
-    home: str | None = None
-    """State root: runs, configuration, locks. Default: CAR_HOME, else the platform's state directory."""
-    socket: str | None = None
-    """Path of the Unix socket, or "off"; default run/car.sock under the state root."""
-    auth_token_file: str | None = None
-    """Where to write the daemon's token; default: where the clients look for it."""
-    no_auth: Switch = False
-    """Let every local connection do everything."""
-    no_approvals: Switch = False
-    """Do not ask a host before gated methods run."""
-    allow_remote: Switch = False
-    """Permit a --host that is not loopback; tokens travel in clear."""
-    durability: Literal["always", "interval", "os"] | None = None
-    """What an acknowledgement means: synced (always), or written (interval, os). Default always."""
-    log_level: Literal["debug", "info", "warning", "error"] | None = None
-    """How much to say on standard error; default info."""
-    log_format: Literal["text", "json"] | None = None
-    """Lines for people (text) or for programs (json)."""
+    place: str
+    does: str
 
 
-@app.default
-@app.command
-def serve(flags: Flags | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
-    from car_trio.cli.serve import run_daemon
-
-    given = flags or Flags()
-    return run_daemon(
-        {
-            "home": given.home,
-            "auth_token_file": given.auth_token_file,
-            "server.host": given.host,
-            "server.port": given.port,
-            "server.socket": given.socket,
-            "server.auth": False if given.no_auth else None,
-            "server.allow_remote": True if given.allow_remote else None,
-            "approvals.enabled": False if given.no_approvals else None,
-            "runs.durability": given.durability,
-            "log.level": given.log_level,
-            "log.format": given.log_format,
-        }
-    )
-
-
-@app.command
-def demo() -> int:
-    """Play a whole run against a daemon of its own, on a throw-away home, and show what happened."""
-    from car_trio.cli.demo import play
-
-    return play()
+COMMANDS = {
+    "serve": Command("serve:serve", "Run the daemon until SIGTERM or SIGINT (also without any command)."),
+    "status": Command("status:status", "How the daemon and its store are."),
+    "doctor": Command("doctor:doctor", "Look for whatever could be wrong; --fix mends what is safe to mend."),
+    "runs ls": Command("listing:ls", "List runs, newest first."),
+    "runs show": Command("showing:show", "What happened in a run, turn by turn."),
+    "runs tail": Command("tail:tail", "Follow a run, an agent's runs or all, live and without a gap."),
+    "runs export": Command("export:export", "Write runs as jsonl, json, md, html or otlp-json."),
+    "runs diff": Command("differing:diff", "Where two runs went different ways."),
+    "runs verify": Command("verifying:verify", "Check every line of runs, and the catalog against them."),
+    "runs rm": Command("removing:rm", "Remove ended runs."),
+    "runs prune": Command("removing:prune", "Remove the runs that ended long ago."),
+    "runs reindex": Command("removing:reindex", "Make the catalog anew from the run files."),
+    "agents ls": Command("hosting:agents", "The agents that registered with the daemon."),
+    "approvals ls": Command("hosting:approvals", "The approvals that wait for a decision."),
+    "approvals watch": Command("hosting:watch", "Show approvals as they are requested."),
+    "approvals approve": Command("hosting:approve", "Let it happen."),
+    "approvals deny": Command("hosting:deny", "Do not let it happen."),
+    "call": Command("calling:call", "Call any method of the daemon."),
+    "config show": Command("settings:show", "Each setting and where it comes from."),
+    "completion": Command("completion:completion", "A completion script for bash, zsh or fish."),
+    "demo": Command("demo:demo", "Play a whole run on a throw-away home, and show what happened."),
+}
+HELP = ("--help", "-h", "help")
+OK, NO, USAGE, UNREACHABLE, UNAUTHORISED, DAMAGED = range(6)
+INTERRUPTED = 130
+"""As a shell says it; following that is interrupted has done its work and is ok."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit code. A user's mistake is one line on standard error, never a traceback."""
+    words = list(arguments)
+    if words and words[0] in HELP:
+        return show_help("")
+    if words == ["--version"]:
+        print(car_trio.__version__)
+        return OK
+    if not words or words[0].startswith("-"):
+        words.insert(0, "serve")
+    if any(name.startswith(f"{words[0]} ") for name in COMMANDS) and (len(words) == 1 or words[1] in HELP):
+        return show_help(words[0])
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return call(name, words[length:])
+    return unknown(words)
+
+
+def call(name: str, words: Sequence[str]) -> int:
+    """Runs one command with its own words."""
+    from cyclopts import App
+
+    from car_trio.cli.failures import explain
+
+    module, _, function = COMMANDS[name].place.partition(":")
+    app = App(name=f"car-trio {name}", help_format="plaintext", help_formatter="plain", version_flags=[])
     try:
-        result: Any = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        said = " ".join(str(error).split())
-        print(f"car-trio: {said} (car-trio --help lists what there is)", file=sys.stderr)
-        return USAGE
-    except ConfigError as error:
-        print(f"car-trio: {error}", file=sys.stderr)
-        return USAGE
-    return int(result or 0)
+        app.default(getattr(import_module(f"car_trio.cli.{module}"), function))
+        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        code = explain(error)
+        if code is None:
+            raise
+        return code
+    return int(result or OK)
+
+
+def show_help(group: str) -> int:
+    """Prints the commands, or those of a group."""
+    shown = {
+        name: command for name, command in COMMANDS.items() if name.startswith(f"{group} " if group else "")
+    }
+    width = max(map(len, shown))
+    print(f"Usage: car-trio {group or 'COMMAND'} {'COMMAND ' if group else ''}[OPTIONS]\n")
+    if not group:
+        print("The local daemon between AI agents and their tools, and the record of what they did.\n")
+    for name, command in shown.items():
+        print(f"  {name:{width}}  {command.does}")
+    print("\ncar-trio COMMAND --help shows a command's options; --version this program's version.")
+    print("Exit codes: 0 ok, 1 the answer is no, 2 usage or configuration, 3 daemon not reachable,")
+    print("4 not authorised, 5 damaged data.")
+    return OK
+
+
+def unknown(words: Sequence[str]) -> int:
+    """Says that there is no such command, and which one is nearest."""
+    from difflib import get_close_matches
+
+    from car_trio.wire.text import one_line
+
+    asked = " ".join(words[:2]) if any(name.startswith(f"{words[0]} ") for name in COMMANDS) else words[0]
+    names = [*COMMANDS, *{name.split()[0] for name in COMMANDS}]
+    near = get_close_matches(asked, names, 1)
+    hint = f"did you mean '{near[0]}'?" if near else "car-trio --help lists what there is"
+    print(f"car-trio: there is no command '{one_line(asked)}'; {hint}", file=sys.stderr)
+    return USAGE

@@ -22,8 +22,8 @@ import trio
 
 from car_trio.client import Car, CarError, Disconnected, WatchEvent, connect
 from car_trio.config import environment, token_directory
-from car_trio.nursery.logs import escaped
 from car_trio.store.run_store import RunStore
+from car_trio.wire.text import escaped
 
 AGENT = "demo-agent"
 BOOT_SECONDS = 20.0
@@ -34,8 +34,8 @@ class DemoFailedError(Exception):
     """The demo did not see what it promises to show."""
 
 
-def play() -> int:
-    """Plays the demo; exit code 0 when everything that was acknowledged was found again, else 1."""
+def demo() -> int:
+    """Play a whole run against a daemon of its own, on a throw-away home, and show what happened."""
     home = Path(tempfile.mkdtemp(prefix="car-trio-demo-"))
     said: list[str] = []
     try:

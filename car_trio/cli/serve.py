@@ -7,13 +7,66 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import trio
+from cyclopts import Parameter
 
+from car_trio.cli.screen import Switch
 from car_trio.config import Config, ConfigError, environment, load
 from car_trio.nursery.logs import configure
-from car_trio.nursery.supervisor import Endpoint, serve
+from car_trio.nursery.supervisor import Endpoint
+from car_trio.nursery.supervisor import serve as live
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class Flags:
+    """The flags of `serve`; what is not given comes from the environment, config.toml or the defaults."""
+
+    host: str | None = None
+    """Address to listen on; default 127.0.0.1. Any other than loopback needs --allow-remote."""
+    port: int | None = None
+    """TCP port; default 9100, 0 takes any free one."""
+    home: str | None = None
+    """State root: runs, configuration, locks. Default: CAR_HOME, else the platform's state directory."""
+    socket: str | None = None
+    """Path of the Unix socket, or "off"; default run/car.sock under the state root."""
+    auth_token_file: str | None = None
+    """Where to write the daemon's token; default: where the clients look for it."""
+    no_auth: Switch = False
+    """Let every local connection do everything."""
+    no_approvals: Switch = False
+    """Do not ask a host before gated methods run."""
+    allow_remote: Switch = False
+    """Permit a --host that is not loopback; tokens travel in clear."""
+    durability: Literal["always", "interval", "os"] | None = None
+    """What an acknowledgement means: synced (always), or written (interval, os). Default always."""
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """How much to say on standard error; default info."""
+    log_format: Literal["text", "json"] | None = None
+    """Lines for people (text) or for programs (json)."""
+
+
+def serve(flags: Flags | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    given = flags or Flags()
+    return run_daemon(
+        {
+            "home": given.home,
+            "auth_token_file": given.auth_token_file,
+            "server.host": given.host,
+            "server.port": given.port,
+            "server.socket": given.socket,
+            "server.auth": False if given.no_auth else None,
+            "server.allow_remote": True if given.allow_remote else None,
+            "approvals.enabled": False if given.no_approvals else None,
+            "runs.durability": given.durability,
+            "log.level": given.log_level,
+            "log.format": given.log_format,
+        }
+    )
 
 
 def run_daemon(flags: Mapping[str, Any]) -> int:
@@ -40,7 +93,7 @@ async def _serve(config: Config) -> None:
     async with trio.open_nursery() as nursery:
         stop = trio.Event()
         nursery.start_soon(_watch_signals, stop)
-        await serve(config, stop.wait, ready=say_ready)
+        await live(config, stop.wait, ready=say_ready)
         nursery.cancel_scope.cancel()
 
 

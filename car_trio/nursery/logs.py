@@ -7,19 +7,12 @@ is read in a terminal must not be able to move its cursor. Tokens are never pass
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from datetime import UTC, datetime
 
 from car_trio.config import Log
 from car_trio.wire.frames import encode
-
-# C0 and C1 controls but the line break, and the bidirectional overrides.
-_HOSTILE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def escaped(text: str) -> str:
-    return _HOSTILE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+from car_trio.wire.text import escaped
 
 
 def _stamp(record: logging.LogRecord) -> str:

@@ -10,8 +10,8 @@ away; the files make it anew."""
 from __future__ import annotations
 
 import logging
+import os
 import re
-import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -102,7 +102,7 @@ class CatalogWriter:
     def close(self, *, clean: bool) -> None:
         """Close; `clean` when everything that was written to files since it was complete is written here
         too."""
-        stop = secrets.token_hex(16)
+        stop = os.urandom(16).hex()
         clean = clean and self.clean
         try:
             if clean:
@@ -145,7 +145,7 @@ def open_catalog(layout: Layout, disk: Disk, *, full_text: bool = True) -> Catal
     for anew in (False, True):
         try:
             if anew:
-                _throw_away(disk, layout)
+                throw_away(disk, layout)
             return _open(layout, disk, stop, full_text=full_text)
         except sqlite3.Error as error:
             LOG.warning("%s is not usable (%s): it is made anew from the run files", layout.catalog, error)
@@ -239,7 +239,8 @@ def catalog_files(layout: Layout) -> list[Path]:
     return [layout.catalog.with_name(layout.catalog.name + suffix) for suffix in ("", "-wal", "-shm")]
 
 
-def _throw_away(disk: Disk, layout: Layout) -> None:
+def throw_away(disk: Disk, layout: Layout) -> None:
+    """Remove the catalog. The caller holds the store's lock."""
     for path in catalog_files(layout):
         with suppress(FileNotFoundError):
             disk.unlink(path)

@@ -66,11 +66,16 @@ def adopt_orphans(
     return adoption
 
 
-def reconcile(disk: Disk, layout: Layout, catalog: CatalogWriter) -> None:
-    """Make the catalog agree with the files: read what differs in size or time, drop what is gone."""
+def reconcile(
+    disk: Disk, layout: Layout, catalog: CatalogWriter, *, on_run: Callable[[], object] = lambda: None
+) -> None:
+    """Make the catalog agree with the files: read what differs in size or time, drop what is gone.
+
+    `on_run` is called for each run that is looked at."""
     known = catalog.sizes()
     rows: list[CatalogRow] = []
     for found in survey(disk, layout):
+        on_run()
         if known.pop(found.ref, None) == (found.bytes, found.mtime_ns):
             continue
         try:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from car_trio.store.catalog import CatalogWriter, open_catalog
+from car_trio.store.catalog import CatalogWriter, open_catalog, throw_away
 from car_trio.store.disk import Disk
 from car_trio.store.layout import Layout, encode_name
 from car_trio.store.lock import hold_lock
 from car_trio.store.orphans import adopt_orphans, reconcile, write_rows
 from car_trio.store.reader import Record, read_records
-from car_trio.store.retention import expired, read_limits, tombstone
+from car_trio.store.retention import Expired, expired, read_limits, tombstone
 from car_trio.store.run_index import RunIndex
 from car_trio.store.survey import ended_rows, find_run, ref_of, summarize
 from car_trio.store.writing import Removal, Writer
@@ -87,17 +87,36 @@ class RunStore:
         limits = read_limits(self._layout)
         with self._writing() as catalog:
             gone = expired(self._ended_rows(catalog), datetime.now(UTC), *limits)
-            removals = [Removal(ref_of(row), tombstone(row, why, now())) for row, why in gone]
-            writer = Writer(
-                self._layout, self._disk, durability="always", held_files=1, sync_threads=0, catalog=None
-            )
-            landed = writer.write([], removals, flush=False)
-            writer.close(clean=True)
-            for removal, error in landed.refused.items():
-                LOG.error("run %s cannot be removed: %s", removal.target.run_id, error)
+            return len(self._take_off(catalog, gone))
+
+    def remove(self, run_ids: Iterable[str], why: str) -> list[RunRef]:
+        """Remove those of the runs that have ended; returns which. Raises `StoreBusy`."""
+        with self._writing() as catalog:
+            refs = [ref for run_id in run_ids if (ref := find_run(self._disk, self._layout, run_id))]
+            rows = [summarize(self._disk, self._layout, ref) for ref in refs]
+            gone = [Expired(row, why) for row in rows if row.ended_at is not None]
+            return self._take_off(catalog, gone)
+
+    def reindex(self, on_run: Callable[[], object]) -> None:
+        """Make the catalog anew from the files; `on_run` is called for each run. Raises `StoreBusy`."""
+        with self._writing(anew=True) as catalog:
             if catalog is not None:
-                write_rows(catalog, [], [removal.target for removal in landed.freed])
-            return len(landed.freed)
+                reconcile(self._disk, self._layout, catalog, on_run=on_run)
+
+    def _take_off(self, catalog: CatalogWriter | None, gone: Iterable[Expired]) -> list[RunRef]:
+        """Each with its tombstone; what cannot be removed is logged and stays."""
+        removals = [Removal(ref_of(row), tombstone(row, why, now())) for row, why in gone]
+        writer = Writer(
+            self._layout, self._disk, durability="always", held_files=1, sync_threads=0, catalog=None
+        )
+        landed = writer.write([], removals, flush=False)
+        writer.close(clean=True)
+        for removal, error in landed.refused.items():
+            LOG.error("run %s cannot be removed: %s", removal.target.run_id, error)
+        freed = [removal.target for removal in landed.freed]
+        if catalog is not None:
+            write_rows(catalog, [], freed)
+        return freed
 
     def _ended_rows(self, catalog: CatalogWriter | None) -> list[CatalogRow]:
         if catalog is not None:
@@ -126,10 +145,12 @@ class RunStore:
             return row
 
     @contextmanager
-    def _writing(self) -> Generator[CatalogWriter | None]:
+    def _writing(self, *, anew: bool = False) -> Generator[CatalogWriter | None]:
         """The lock, and the catalog where there can be one; it counts as complete when all went well."""
         self._layout.prepare(self._disk)
         with hold_lock(self._layout):
+            if anew:
+                throw_away(self._disk, self._layout)
             catalog = open_catalog(self._layout, self._disk)
             self._index.close()
             done = False

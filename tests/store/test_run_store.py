@@ -162,6 +162,39 @@ def test_gc_works_from_the_files_where_there_is_no_catalog(
     assert store.get_run_trace("run-b") is not None, "what cannot be removed stays and is tried again"
 
 
+def test_named_runs_are_removed_when_they_have_ended_and_others_stay(layout: Layout) -> None:
+    write(layout, A, *a_run(A))
+    write(layout, B, started(B))
+    store = RunStore(layout.root)
+    assert store.remove(["run-a", "run-b", "nobody"], "removed by hand") == [A]
+    assert store.get_run_trace("run-a") is None
+    assert store.get_run_trace("run-b") is not None
+    (line,) = layout.deleted_runs.read_bytes().splitlines()
+    assert msgspec.json.decode(line)["why"] == "removed by hand"
+
+
+def test_the_catalog_is_made_anew_from_the_files_run_by_run(layout: Layout) -> None:
+    write(layout, A, *a_run(A))
+    store = RunStore(layout.root)
+    store.adopt_orphans()
+    with sqlite3.connect(layout.catalog) as connection:
+        connection.execute("UPDATE runs SET intent = 'a lie'")
+    connection.close()
+    seen: list[int] = []
+    store.reindex(lambda: seen.append(1))
+    assert [found.intent for found in store.list_runs("agent")] == ["intent"]
+    assert seen == [1]
+
+
+def test_without_a_catalog_there_is_nothing_to_make_anew(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(layout, A, *a_run(A))
+    monkeypatch.setattr(run_store, "open_catalog", lambda *_: None)
+    RunStore(layout.root).reindex(lambda: None)
+    assert [found.run_id for found in RunStore(layout.root).list_runs("agent")] == ["run-a"]
+
+
 def test_gc_reads_the_files_when_the_catalog_does_not_answer(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,60 @@
+"""Talking with the daemon from a command: one connection with the host role, where the token can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import trio
+from cyclopts import Parameter
+
+from car_trio.cli.app import USAGE
+from car_trio.cli.failures import FailedError
+from car_trio.cli.screen import Home, say_json
+from car_trio.client import Car, connect
+
+T = TypeVar("T")
+
+
+def call(
+    method: Annotated[str, Parameter(help="A method of the protocol; rpc.discover lists all.")],
+    params: Annotated[str, Parameter(help="Its params as JSON.")] = "null",
+    /,
+    *,
+    agent: Annotated[str | None, Parameter(help="Bind the connection to this agent.")] = None,
+    home: Home = None,
+) -> int:
+    """Call any method of the daemon, with the host role; prints the result as JSON."""
+    try:
+        decoded = msgspec.json.decode(params)
+    except msgspec.DecodeError as error:
+        raise FailedError(f"the params are not JSON: {error}", USAGE) from None
+    say_json(talk(home, lambda car: car.call(method, decoded), agent_id=agent))
+    return 0
+
+
+def ask(home: str | None, method: str, params: Any = None) -> Any:
+    """The result of one call. Raises what the client raises."""
+    return talk(home, lambda car: car.call(method, params))
+
+
+def talk(home: str | None, what: Callable[[Car], Awaitable[T]], *, agent_id: str | None = None) -> T:
+    """Connects and does something with the connection; an error comes out alone, never in a group."""
+
+    async def session() -> T:
+        async with connect(home=home, agent_id=agent_id, host=True) as car:
+            return await what(car)
+
+    try:
+        return trio.run(session)
+    except ValueError as error:
+        raise FailedError(str(error), USAGE) from None
+    except BaseExceptionGroup as group:
+        raise first(group) from None
+
+
+def first(error: BaseException) -> BaseException:
+    """The exception that a group is about, or the exception itself."""
+    exceptions: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return first(exceptions[0]) if exceptions else error

@@ -1,0 +1,200 @@
+"""`car-trio runs export`: runs as files for other programs and other people.
+
+Each format is a generator of text over records that are read page by page, so a run of any length is written without
+being held. `jsonl` is the file itself, byte for byte; `json` and `otlp-json` are one document; `md` and `html` are for
+reading, and what an agent wrote stays text in both.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from car_trio.cli.files import Files
+from car_trio.cli.screen import Home, human_size, is_terminal, lasting, seconds_between
+from car_trio.cli.timeline import decoded
+from car_trio.store.survey import ref_of
+from car_trio.wire.runs import CatalogRow, Damaged, Ended, Outcome, Started, Turn
+from car_trio.wire.text import escaped, escaped_json, one_line
+
+Format = Literal["jsonl", "json", "md", "html", "otlp-json"]
+Rows = list[CatalogRow]
+
+
+def export(
+    *runs: Annotated[str, Parameter(help="Run ids, or how they begin.", negative=())],
+    format: Annotated[Format, Parameter(help="What to write.")] = "jsonl",  # noqa: A002 - the flag's name
+    output: Annotated[
+        str | None, Parameter(name=["--output", "-o"], help="A file instead of the output.")
+    ] = None,
+    home: Home = None,
+) -> int:
+    """Write runs as jsonl, json, md, html or otlp-json. Needs no daemon."""
+    from car_trio.cli.otlp import otlp_json
+
+    files = Files(home)
+    rows = [files.row(name) for name in runs]
+    writers: dict[str, Callable[[Files, Rows], Iterator[bytes]]] = {
+        "jsonl": jsonl,
+        "json": json_document,
+        "md": markdown,
+        "html": page,
+        "otlp-json": otlp_json,
+    }
+    write(writers[format](files, rows), output)
+    return 0
+
+
+def write(pieces: Iterator[bytes], output: str | None) -> None:
+    """To a new or replaced file, to a pipe as it is, or to a terminal with what it would obey escaped."""
+    if output is not None:
+        with Path(output).open("wb") as file:
+            file.writelines(pieces)
+    elif is_terminal():
+        for piece in pieces:
+            sys.stdout.write(escaped_json(piece.decode(errors="replace")))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(pieces)
+        sys.stdout.buffer.flush()
+
+
+def jsonl(files: Files, rows: Rows) -> Iterator[bytes]:
+    for row in rows:
+        for record in files.records(ref_of(row)):
+            yield record.raw + b"\n"
+
+
+def json_document(files: Files, rows: Rows) -> Iterator[bytes]:
+    """`{"runs": [{"run": RunSummary, "records": [...]}]}`, each record as it is on disk."""
+    yield b'{"runs":['
+    for number, row in enumerate(rows):
+        yield b'%s{"run":%s,"records":[' % (b",\n" if number else b"\n", msgspec.json.encode(row.in_list()))
+        for place, record in enumerate(files.records(ref_of(row))):
+            yield (b",\n" if place else b"\n") + record.raw
+        yield b"]}"
+    yield b"]}\n"
+
+
+def facts(row: CatalogRow) -> list[tuple[str, str]]:
+    """What stands above a run's turns."""
+    took = lasting(seconds_between(row.started_at, row.ended_at))
+    return [
+        ("agent", row.agent_id),
+        ("status", f"{row.status} {row.outcome or ''}".strip()),
+        ("began", row.started_at),
+        ("took", took),
+        ("size", f"{row.turn_count} turns, {human_size(row.bytes)}"),
+        *([("wanted", row.outcome_description)] if row.outcome_description else []),
+    ]
+
+
+def parts(turn: Turn) -> Iterator[tuple[str, str]]:
+    """The fields of a turn that are worth reading, as text."""
+    for name in ("prompt", "parameters", "output", "error"):
+        value = getattr(turn, name)
+        if value is not msgspec.UNSET:
+            yield name, value if isinstance(value, str) else bytes(value).decode(errors="replace")
+
+
+def title(turn: Turn) -> str:
+    words = [turn.tool, turn.status, turn.verifier_verdict if turn.verifier_verdict != "not_run" else ""]
+    return " · ".join([f"{turn.index}", *(word for word in words if isinstance(word, str) and word)])
+
+
+def markdown(files: Files, rows: Rows) -> Iterator[bytes]:
+    for row in rows:
+        yield f"# {_plain(row.intent) or 'a run'}\n\n- run: {_plain(row.run_id)}\n".encode()
+        for name, value in facts(row):
+            yield f"- {name}: {_plain(value)}\n".encode()
+        for record in files.records(ref_of(row)):
+            match decoded(record.raw):
+                case Turn() as turn:
+                    yield f"\n## {_plain(title(turn))}\n".encode()
+                    for name, value in parts(turn):
+                        yield f"\n{name}\n\n{_fenced(value)}\n".encode()
+                case Ended(termination=Outcome(outcome=outcome)):
+                    yield f"\n## end · {outcome.status}\n\n{_fenced(outcome.summary)}\n".encode()
+                case Ended() as ended:
+                    yield f"\n## end · {_plain(_reason(ended))}\n".encode()
+                case Started():
+                    pass
+                case Damaged() | None:
+                    yield f"\n## unreadable\n\n{_fenced(record.raw.decode(errors='replace'))}\n".encode()
+        yield b"\n"
+
+
+def _reason(ended: Ended) -> str:
+    end = ended.termination
+    return end.outcome.status if isinstance(end, Outcome) else f"incomplete: {end.reason}"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for text."""
+    return "".join(
+        f"\\{character}" if character in "\\`*_{}[]<>#|!&~" else character for character in one_line(text)
+    )
+
+
+def _fenced(text: str) -> str:
+    """A block that its content cannot end: the fence is longer than any run of backticks in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{escaped(text)}\n{fence}"
+
+
+STYLE = """
+:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.3rem}dl{display:grid;grid-template-columns:6rem 1fr;gap:.1rem 1rem}dt{opacity:.6}dd{margin:0}
+details{border-left:3px solid #8888;margin:.4rem 0;padding:.2rem .8rem}details.bad{border-color:#c33}
+summary{cursor:pointer}pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0;font-size:13px}b{opacity:.6}
+"""
+
+
+def page(files: Files, rows: Rows) -> Iterator[bytes]:
+    """One file that needs nothing else: no script, no address, and a policy that forbids both."""
+    yield (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>car-trio runs</title><style>{STYLE}</style>\n"
+    ).encode()
+    for row in rows:
+        yield f"<h1>{_text(row.intent)}</h1>\n<dl><dt>run</dt><dd>{_text(row.run_id)}</dd>".encode()
+        for name, value in facts(row):
+            yield f"<dt>{name}</dt><dd>{_text(value)}</dd>".encode()
+        yield b"</dl>\n"
+        for record in files.records(ref_of(row)):
+            yield _shown(record.raw).encode()
+    yield b"</html>\n"
+
+
+def _shown(raw: bytes) -> str:
+    match decoded(raw):
+        case Started():
+            return ""
+        case Turn() as turn:
+            bad = (
+                ' class="bad" open'
+                if turn.status in {"failed", "rejected"} or turn.error is not msgspec.UNSET
+                else ""
+            )
+            body = "".join(f"<b>{name}</b><pre>{_text(value)}</pre>" for name, value in parts(turn))
+            return f"<details{bad}><summary>{_text(title(turn))}</summary>{body}</details>\n"
+        case Ended() as ended:
+            end = ended.termination
+            summary = end.outcome.summary if isinstance(end, Outcome) else ""
+            return f"<h2>end · {_text(_reason(ended))}</h2><pre>{_text(summary)}</pre>\n"
+        case Damaged() | None:
+            line = _text(raw.decode(errors="replace"))
+            return f'<details class="bad"><summary>unreadable</summary><pre>{line}</pre></details>\n'
+
+
+def _text(text: str) -> str:
+    return html.escape(escaped(text))

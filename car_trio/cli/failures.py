@@ -1,0 +1,88 @@
+"""What went wrong, as one line for a person and an exit code for a program: the only place that decides either.
+
+Errors of libraries are looked at only if the library was imported, so that a command which reads files does not load
+the client to fail.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+from cyclopts import CycloptsError
+
+from car_trio.cli.app import DAMAGED, NO, OK, UNAUTHORISED, UNREACHABLE, USAGE
+from car_trio.config import ConfigError
+from car_trio.wire.errors import NOT_AUTHENTICATED, Refusal
+from car_trio.wire.text import one_line
+
+
+class FailedError(Exception):
+    """A command's own no: what it is about, why, what to do next, and the exit code."""
+
+    def __init__(self, message: str, code: int = NO) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def no_such(what: str, name: str, known: Iterable[str]) -> FailedError:
+    """For a name that does not exist: says so, and the nearest that does."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), 1, cutoff=0.4)
+    hint = f"; the nearest is '{near[0]}'" if near else ""
+    return FailedError(f"there is no {what} '{name}'{hint}")
+
+
+def explain(error: Exception) -> int | None:
+    """Says what went wrong and returns the exit code; None for a defect, which deserves its traceback."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read along has seen enough. What stays in the buffer must not fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        return OK
+    code = _code(error)
+    if code is not None:
+        said = one_line(" ".join(str(error).split()))
+        hint = " (car-trio --help lists what there is)" if isinstance(error, CycloptsError) else ""
+        print(f"car-trio: {said}{hint}", file=sys.stderr)
+    return code
+
+
+def _code(error: Exception) -> int | None:
+    match error:
+        case FailedError():
+            return error.code
+        case CycloptsError() | ConfigError() | Refusal():
+            return USAGE
+        case OSError():
+            return DAMAGED if error.filename is not None and not isinstance(error, PermissionError) else USAGE
+        case _ if "car_trio.client.errors" in sys.modules:
+            return _client_code(error)
+        case _ if "car_trio.store.lock" in sys.modules:
+            return _store_code(error)
+        case _:
+            return None
+
+
+def _store_code(error: Exception) -> int | None:
+    from car_trio.store.lock import StoreBusy
+
+    return NO if isinstance(error, StoreBusy) else None
+
+
+def _client_code(error: Exception) -> int | None:
+    from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected
+
+    match error:
+        case DaemonUnreachable() | Disconnected():
+            return UNREACHABLE
+        case CallRefused():
+            refused = error.code == NOT_AUTHENTICATED or any(word in error.message for word in DENIALS)
+            return UNAUTHORISED if refused else NO
+        case _:
+            return _store_code(error)
+
+
+DENIALS = ("auth failed", "auth required", "not authorized", "is for hosts", "needs the host role")
+"""Ordinary refusals share one code in this protocol; these words tell those about the right to ask."""

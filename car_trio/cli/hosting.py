@@ -1,0 +1,119 @@
+"""`car-trio agents ls` and `approvals`: what a host does, from a terminal. All of it needs the daemon."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Any
+
+import msgspec
+import trio
+from cyclopts import Parameter
+
+from car_trio.cli.app import NO, OK
+from car_trio.cli.calling import talk
+from car_trio.cli.failures import FailedError, no_such
+from car_trio.cli.screen import Home, Json, Switch, ago, folded, say_json, styled
+from car_trio.client import Car
+from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent
+from car_trio.wire.text import escaped, one_line
+
+POLL_SECONDS = 0.5
+
+
+def agents(*, home: Home = None, json: Json = False) -> int:
+    """The agents that registered with the daemon."""
+    found = talk(home, lambda car: car.call("host.agents", None, list[HostAgent]))
+    if json:
+        say_json({"agents": found})
+        return OK
+    for agent in found:
+        owner = "" if agent.session_id else styled("  not connected", "dim")
+        task = one_line(agent.current_task or "")
+        print(f"{folded(agent.id, 24):24}  {folded(agent.name, 24):24}  {agent.status:20}  {task}{owner}")
+    print(f"{len(found)} agents")
+    return OK
+
+
+def approvals(
+    *,
+    everything: Annotated[Switch, Parameter(name="--all", help="Also those that are over.")] = False,
+    home: Home = None,
+    json: Json = False,
+) -> int:
+    """The approvals that wait for a decision."""
+    rows = [row for row in rows_of(home) if everything or row.status == "pending"]
+    if json:
+        say_json({"approvals": rows})
+        return OK
+    for row in rows:
+        show(row)
+    print(f"{len(rows)} approvals")
+    return OK
+
+
+def watch(*, home: Home = None, json: Json = False) -> int:
+    """Show approvals as they are requested, with the whole of their details, until interrupted."""
+
+    async def follow(car: Car) -> None:
+        known: set[str] = set()
+        while True:
+            answer = await car.call("host.approvals", None, ApprovalList)
+            for row in reversed(answer.approvals):
+                if row.status == "pending" and row.id not in known:
+                    known.add(row.id)
+                    if json:
+                        say_json(row)
+                    else:
+                        show(row)
+            await trio.sleep(POLL_SECONDS)
+
+    with suppress(KeyboardInterrupt):
+        talk(home, follow)
+    return OK
+
+
+def approve(approval: str, /, *, home: Home = None) -> int:
+    """Let it happen."""
+    return decide(home, approval, "approve")
+
+
+def deny(approval: str, /, *, home: Home = None) -> int:
+    """Do not let it happen."""
+    return decide(home, approval, "deny")
+
+
+def decide(home: str | None, approval: str, resolution: str) -> int:
+    """Gives the answer; exit code 1 when it was not the one that counts."""
+    rows = {row.id: row for row in rows_of(home)}
+    if approval not in rows:
+        raise no_such("approval", approval, rows)
+    if resolution not in rows[approval].options:
+        options = ", ".join(rows[approval].options)
+        raise FailedError(
+            f"'{approval}' can only be answered with {options}; use car-trio call host.resolve_approval"
+        )
+    row = talk(
+        home,
+        lambda car: car.call(
+            "host.resolve_approval", {"approval_id": approval, "resolution": resolution}, ApprovalRow
+        ),
+    )
+    print(f"{row.id} is {row.status}: {one_line(row.resolution or 'its owner has to decide')}")
+    return OK if row.resolution == resolution else NO
+
+
+def rows_of(home: str | None) -> list[ApprovalRow]:
+    return talk(home, lambda car: car.call("host.approvals", None, ApprovalList)).approvals
+
+
+def show(row: ApprovalRow) -> None:
+    """An approval with all of its details: what is decided about is never shortened."""
+    who = one_line(row.agent_id or row.client_id or "the gate")
+    print(
+        f"{styled(one_line(row.id), 'bold')}  {row.status}  {one_line(row.action)}  for {who}, {ago(row.created_at)}"
+    )
+    details: Any = msgspec.json.decode(row.details)
+    if details is not None:
+        text = msgspec.json.format(msgspec.json.encode(details), indent=2).decode()
+        print("\n".join(f"    {line}" for line in escaped(text).split("\n")))
+    print(f"    options: {one_line(', '.join(row.options))}")

@@ -1,0 +1,109 @@
+"""`car-trio runs ls`: which runs there are, from the catalog or the files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from car_trio.cli.files import Files, point_in_time
+from car_trio.cli.screen import (
+    Home,
+    Json,
+    ago,
+    folded,
+    lasting,
+    say_json,
+    seconds_between,
+    styled,
+    toned,
+    width,
+)
+from car_trio.store.reader import read_records
+from car_trio.store.survey import ref_of
+from car_trio.wire.runs import CatalogRow, OutcomeStatus, RunStatus, SearchRuns
+
+
+def ls(
+    *,
+    agent: Annotated[str | None, Parameter(help="Only this agent's runs.")] = None,
+    status: Annotated[RunStatus | None, Parameter(help="How far they are.")] = None,
+    outcome: Annotated[OutcomeStatus | None, Parameter(help="What the agent reported.")] = None,
+    since: Annotated[str | None, Parameter(help="Begun since: 2h, 30d, a date or a time.")] = None,
+    until: Annotated[str | None, Parameter(help="Begun until: 2h, 30d, a date or a time.")] = None,
+    tool: Annotated[str | None, Parameter(help="In which this tool was used.")] = None,
+    grep: Annotated[str | None, Parameter(help="With this text anywhere in a record, in any case.")] = None,
+    limit: Annotated[int, Parameter(help="At most so many; 0 shows all.")] = 50,
+    home: Home = None,
+    json: Json = False,
+) -> int:
+    """List runs, newest first. Needs no daemon."""
+    files = Files(home)
+    ask = SearchRuns(
+        agent_id=agent,
+        status=status,
+        outcome=outcome,
+        tool=tool,
+        since=point_in_time("--since", since),
+        until=point_in_time("--until", until),
+        limit=min(limit, 10_000) if limit > 0 and grep is None else 500,
+    )
+    rows = files.search(ask)
+    if grep is not None:
+        rows = (row for row in rows if holds(files, row, grep))
+    shown = [files.fresh(row) for row in islice(rows, limit if limit > 0 else None)]
+    if json:
+        say_json({"runs": [row.in_list() for row in shown]})
+        return 0
+    for line in table(shown):
+        print(line)
+    return 0
+
+
+def holds(files: Files, row: CatalogRow, text: str) -> bool:
+    """Whether any record of the run holds the text, whatever the case."""
+    wanted = msgspec.json.encode(text).decode()[1:-1].casefold()
+    try:
+        for record in read_records(files.disk, files.layout, ref_of(row)):
+            line = record.raw
+            # The same text can be written in two ways in JSON; a line that is written the other way is put right.
+            if rb"\u" in line or rb"\/" in line:
+                line = msgspec.json.encode(msgspec.json.decode(line))
+            if wanted in line.decode(errors="replace").casefold():
+                return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+HEADINGS = ("RUN", "AGENT", "STATUS", "OUTCOME", "TURNS", "BEGAN", "TOOK", "INTENT")
+
+
+def table(rows: list[CatalogRow]) -> Iterator[str]:
+    """A line per run under headings; in a terminal the intent gets what is left of the width."""
+    if not rows:
+        yield "no runs"
+        return
+    cells = [
+        (
+            folded(row.run_id, 36),
+            folded(row.agent_id, 24),
+            row.status,
+            row.outcome or "-",
+            str(row.turn_count),
+            ago(row.started_at),
+            lasting(seconds_between(row.started_at, row.ended_at)),
+        )
+        for row in rows
+    ]
+    wide = [max(len(row[at]) for row in [HEADINGS, *cells]) for at in range(7)]
+    room = max(20, width() - sum(wide) - 2 * len(wide))
+    yield styled("  ".join(f"{text:{w}}" for text, w in zip(HEADINGS, [*wide, 0], strict=True)), "bold")
+    for row, shown in zip(rows, cells, strict=True):
+        padded = [f"{text:{w}}" for text, w in zip(shown, wide, strict=True)]
+        padded[2], padded[3] = toned(shown[2], wide[2]), toned(shown[3], wide[3])
+        yield re.sub(r" +$", "", "  ".join([*padded, folded(row.intent, room)]))

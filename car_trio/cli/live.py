@@ -1,0 +1,89 @@
+"""Following runs through the daemon's socket (`tail.py` says when). Each run has a task of its own; which runs there
+are is looked up in a thread, so a slow disk stops no stream."""
+
+from __future__ import annotations
+
+import msgspec
+import trio
+
+from car_trio.cli.calling import first
+from car_trio.cli.tail import POLL_SECONDS, Chosen, Printer
+from car_trio.client import CallRefused, Car, DaemonUnreachable, Retracted, connect
+from car_trio.wire.runs import RunRef
+
+
+class NotFollowingError(Exception):
+    """The daemon lets us not in: the files show the same."""
+
+
+def follow_run(home: str | None, printer: Printer, ref: RunRef) -> bool:
+    """Follows one run to its end; false, with nothing shown, when the daemon does not answer or let us in."""
+    return _run(home, printer, ref)
+
+
+def follow_many(home: str | None, printer: Printer, chosen: Chosen) -> bool:
+    """Follows all that are chosen until interrupted; false, with nothing shown, as above."""
+    return _run(home, printer, chosen)
+
+
+def _run(home: str | None, printer: Printer, what: RunRef | Chosen) -> bool:
+    try:
+        trio.run(_follow, home, printer, what)
+    except (NotFollowingError, KeyboardInterrupt) as ended:
+        return isinstance(ended, KeyboardInterrupt)
+    except BaseExceptionGroup as group:
+        cause = first(group)
+        if not isinstance(cause, KeyboardInterrupt):
+            raise cause from None
+    return True
+
+
+async def _follow(home: str | None, printer: Printer, what: RunRef | Chosen) -> None:
+    entered = False
+    try:
+        async with connect(home=home, host=True) as car:
+            entered = True
+            if isinstance(what, Chosen):
+                await _follow_many(car, printer, what)
+            else:
+                await watch(car, printer, what)
+    except (DaemonUnreachable, CallRefused):
+        if entered:
+            raise
+        raise NotFollowingError from None
+
+
+async def _follow_many(car: Car, printer: Printer, chosen: Chosen) -> None:
+    async with trio.open_nursery() as runs:
+        while True:
+            for ref in await trio.to_thread.run_sync(chosen.new):
+                runs.start_soon(_watch_one_of_many, car, printer, ref)
+            await trio.sleep(POLL_SECONDS)
+
+
+async def _watch_one_of_many(car: Car, printer: Printer, ref: RunRef) -> None:
+    try:
+        await watch(car, printer, ref)
+    except CallRefused as refused:
+        # Removed between the look at the names and now; any other refusal is the caller's to know.
+        if "unknown run_id" not in refused.message:
+            raise
+
+
+async def watch(car: Car, printer: Printer, ref: RunRef) -> None:
+    """Shows a run from the printer's first turn on, through any number of connections."""
+    with car.watch(ref.run_id, printer.first_turn) as events:
+        async for event in events:
+            if isinstance(event, Retracted):
+                printer.retracted(ref, event.from_cursor)
+                continue
+            raw = msgspec.json.encode(event.record)
+            printer.record(ref, kind_of(raw), raw, event.cursor)
+
+
+class _Tag(msgspec.Struct):
+    record: str
+
+
+def kind_of(raw: bytes) -> str:
+    return msgspec.json.decode(raw, type=_Tag).record

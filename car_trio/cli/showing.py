@@ -1,0 +1,77 @@
+"""`car-trio runs show`: a run as a timeline, read page by page as it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from car_trio.cli.failures import FailedError
+from car_trio.cli.files import Files
+from car_trio.cli.screen import Home, Json, Switch, page, styled
+from car_trio.cli.timeline import Timeline, heading
+from car_trio.store.reader import Record
+from car_trio.store.survey import ref_of
+from car_trio.wire.runs import CatalogRow, RunRef
+from car_trio.wire.text import escaped_json
+
+
+def show(
+    run: Annotated[str, Parameter(help="The run's id, or how it begins.")],
+    /,
+    *,
+    turn: Annotated[int | None, Parameter(help="Only this turn, whole.")] = None,
+    full: Annotated[Switch, Parameter(help="Payloads whole instead of one line of each.")] = False,
+    raw: Annotated[Switch, Parameter(help="The records as they are on disk, one per line.")] = False,
+    pager: Annotated[bool, Parameter(help="In a terminal, show through PAGER.")] = True,
+    home: Home = None,
+    json: Json = False,
+) -> int:
+    """What happened in a run, turn by turn. Needs no daemon."""
+    files = Files(home)
+    row = files.row(run)
+    records = chosen(files, ref_of(row), turn)
+    if json:
+        lines = document(files, row, records)
+    elif raw:
+        lines = (escaped_json(record.raw.decode(errors="replace")) for record in records)
+    else:
+        lines = timeline(files, row, records, whole=full or turn is not None)
+    page(lines, pager=pager and not json)
+    return 0
+
+
+def chosen(files: Files, ref: RunRef, turn: int | None) -> Iterator[Record]:
+    """All records, or the one of a turn. What stands in a turn's place counts as one, readable or not."""
+    records = files.records(ref)
+    if turn is None:
+        return records
+    found = list(islice(records, turn + 1, turn + 2)) if turn >= 0 else []
+    if not found or found[0].kind == "ended":
+        raise FailedError(f"run '{ref.run_id}' has no turn {turn}: they are counted from 0")
+    return iter(found)
+
+
+def timeline(files: Files, row: CatalogRow, records: Iterator[Record], *, whole: bool) -> Iterator[str]:
+    yield from heading(row)
+    shown = Timeline(whole=whole)
+    for record in records:
+        yield from shown.lines(record.raw)
+    torn = files.torn_bytes(ref_of(row))
+    if torn:
+        yield styled(
+            f"     ! {torn} bytes after the last whole line: torn by a crash, or being written", "yellow"
+        )
+
+
+def document(files: Files, row: CatalogRow, records: Iterator[Record]) -> Iterator[str]:
+    """One JSON document in pieces, each record as it is on disk."""
+    yield f'{{"run":{escaped_json(msgspec.json.encode(row.in_list()).decode())},"records":['
+    comma = ""
+    for record in records:
+        yield comma + escaped_json(record.raw.decode(errors="replace"))
+        comma = ","
+    yield f'],"torn_bytes":{files.torn_bytes(ref_of(row))}}}'

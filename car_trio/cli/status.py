@@ -1,0 +1,135 @@
+"""`car-trio status`: the daemon and the store on one screen. What the files say is shown with the daemon down too."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from car_trio.cli.app import OK, UNREACHABLE
+from car_trio.cli.files import Files
+from car_trio.cli.screen import Home, Json, human_size, lasting, moment, say_json, styled
+from car_trio.config import Config, environment, load
+from car_trio.store.lock import lock_is_held
+from car_trio.store.survey import survey
+from car_trio.wire.runs import SearchRuns, rfc3339
+from car_trio.wire.text import one_line
+
+
+class DaemonFile(msgspec.Struct):
+    """`run/daemon.json`, as far as it is shown."""
+
+    pid: int | None = None
+    url: str | None = None
+    socket: str | None = None
+    started_at: str | None = None
+
+
+class Status(msgspec.Struct, omit_defaults=True):
+    """What `--json` prints. `daemon` is null when none runs; `health` is its answer to `server.health`."""
+
+    home: str
+    running: bool
+    daemon: DaemonFile | None
+    health: dict[str, Any] | None
+    unreachable: str | None
+    runs: int
+    open_runs: int
+    bytes: int
+    free_bytes: int | None
+    max_per_agent: int
+    max_age_days: float
+    keep_free_bytes: int
+    durability: str
+    next_to_go: str | None
+    next_to_go_at: str | None
+
+
+def status(*, home: Home = None, json: Json = False) -> int:
+    """How the daemon and its store are; exit code 3 when the daemon is down."""
+    files = Files(home)
+    found = look(files, load({"home": home}, environment()))
+    if found.running:
+        from car_trio.cli.calling import ask
+        from car_trio.client import CarError
+
+        try:
+            found.health = ask(home, "server.health")
+        except CarError as error:
+            found.unreachable = str(error)
+    if json:
+        say_json(msgspec.to_builtins(found) | {"daemon": found.daemon, "health": found.health})
+    else:
+        show(found)
+    return OK if found.health is not None else UNREACHABLE
+
+
+def look(files: Files, config: Config) -> Status:
+    """All that the files say."""
+    sizes = [found.bytes for found in survey(files.disk, files.layout)]
+    open_runs = sum(1 for _ in files.search(SearchRuns(status="in_progress", limit=500)))
+    limits = config.runs
+    oldest = None
+    if limits.max_age_days > 0:
+        ended = (row for row in files.search(SearchRuns(limit=500)) if row.ended_at is not None)
+        oldest = min(ended, key=lambda row: row.ended_at or "", default=None)
+    return Status(
+        home=str(files.root),
+        running=lock_is_held(files.layout),
+        daemon=daemon_file(files),
+        health=None,
+        unreachable=None,
+        runs=len(sizes),
+        open_runs=open_runs,
+        bytes=sum(sizes),
+        free_bytes=files.disk.free_bytes(files.root) if files.root.exists() else None,
+        max_per_agent=limits.max_per_agent,
+        max_age_days=limits.max_age_days,
+        keep_free_bytes=limits.keep_free_bytes,
+        durability=limits.durability,
+        next_to_go=None if oldest is None else oldest.run_id,
+        next_to_go_at=None if oldest is None else _expiry(oldest.ended_at, limits.max_age_days),
+    )
+
+
+def _expiry(ended_at: str | None, days: float) -> str | None:
+    then = moment(ended_at)
+    try:
+        return None if then is None else rfc3339(then + timedelta(days=days))
+    except OverflowError:
+        return None
+
+
+def daemon_file(files: Files) -> DaemonFile | None:
+    """What the daemon wrote about itself; None when it is not there or cannot be read."""
+    try:
+        return msgspec.json.decode(files.layout.daemon_json.read_bytes(), type=DaemonFile)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def show(found: Status) -> None:
+    daemon, health = found.daemon or DaemonFile(), found.health
+    line("home", found.home)
+    if health is not None:
+        line("daemon", f"up, version {health['version']}, pid {daemon.pid}, {daemon.url}", "green")
+        line("uptime", lasting(health["uptime_secs"]))
+        line("store", f"{health['store']}, durability {health['durability']}")
+        line("auth", "on" if health["auth_enabled"] else "off: every local connection may do everything")
+    elif found.running:
+        line("daemon", f"the store is in use by process {daemon.pid}, which does not answer", "red")
+        line("", found.unreachable or "")
+    else:
+        line("daemon", "down; start it with car-trio serve", "yellow")
+    free = "" if found.free_bytes is None else f", {human_size(found.free_bytes)} free"
+    line("runs", f"{found.runs}, {found.open_runs} open, {human_size(found.bytes)} on disk{free}")
+    per_agent = found.max_per_agent if found.max_per_agent > 0 else "any number"
+    age = f"{found.max_age_days:g} days" if found.max_age_days > 0 else "for ever"
+    line("kept", f"{per_agent} per agent, {age}, {human_size(found.keep_free_bytes)} stay free")
+    if found.next_to_go_at is not None:
+        line("next to go", f"{found.next_to_go} at {found.next_to_go_at}")
+
+
+def line(name: str, text: str, style: str | None = None) -> None:
+    print(f"{styled(f'{name:10}', 'dim')}  {styled(one_line(text), style)}")

@@ -1,0 +1,179 @@
+"""What `car-trio doctor` looks at in what daemons leave and write: locks, sockets, tokens, the catalog, the runs. The
+rules of `checks.py` hold."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Literal
+
+from car_trio.cli.checks import Finding, Found, Patient, ok, tokens
+from car_trio.cli.verifying import check as verified
+from car_trio.store.catalog_reader import open_reader
+from car_trio.store.survey import survey
+from car_trio.wire.runs import RunRef
+
+CHECKED_RUNS = 1000
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# The daemon
+
+
+def lock(patient: Patient) -> Found:
+    pid = patient.daemon.pid if patient.daemon else None
+    yield ok(f"process {pid} holds the store" if patient.beside else "nobody holds the store")
+
+
+def daemon_json(patient: Patient) -> Found:
+    path = patient.files.layout.daemon_json
+    if not path.exists():
+        return
+    if patient.daemon is None:
+        level: Literal["warning", "error"] = "error" if patient.beside else "warning"
+        yield Finding(
+            level, f"{path} cannot be read", "restart the daemon", None if patient.beside else path.unlink
+        )
+    elif not patient.beside:
+        yield Finding(
+            "warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink
+        )
+
+
+def stale_socket(patient: Patient) -> Found:
+    path = patient.config.socket_path
+    if path is None or not path.exists():
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        yield Finding("error", f"{path} is not a socket", f"move {path} away")
+    elif not patient.beside and not answers(path):
+        yield Finding(
+            "warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink
+        )
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def stale_tokens(patient: Patient) -> Found:
+    """Token files outlive a daemon that was killed. They open nothing: the next start mints new ones."""
+    for path in tokens(patient):
+        # Only under this root: another daemon may have put its own where all roots look.
+        ours = path.is_relative_to(patient.root)
+        if path.is_file() and not patient.beside and ours:
+            yield Finding(
+                "warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink
+            )
+        elif not path.is_file() and patient.beside and patient.config.server.auth:
+            yield Finding("error", f"{path} is not there: clients cannot authenticate", "restart the daemon")
+
+
+def port(patient: Patient) -> Found:
+    if patient.beside or patient.config.server.port == 0:
+        return
+    address = (patient.config.server.host, patient.config.server.port)
+    try:
+        with socket.create_connection(address, timeout=1):
+            pass
+    except OSError:
+        yield ok(f"port {address[1]} is free")
+        return
+    yield Finding(
+        "error",
+        f"port {address[1]} of {address[0]} is taken by something else",
+        "stop it, or car-trio serve --port N",
+    )
+
+
+def dead_daemon(patient: Patient) -> Found:
+    pid = patient.daemon.pid if patient.daemon else None
+    if patient.beside and pid is not None and not is_alive(pid):
+        yield Finding(
+            "warning", f"the store is held, but not by process {pid} of daemon.json", "car-trio status"
+        )
+
+
+# The runs
+
+
+def catalog(patient: Patient) -> Found:
+    layout = patient.files.layout
+    reader = open_reader(layout, patient.files.disk)
+    if reader is not None:
+        reader.close()
+        yield ok("the catalog can be used")
+    elif layout.catalog.exists():
+        yield Finding(
+            "warning", "the catalog is not trusted: run files are read instead", "car-trio runs reindex"
+        )
+
+
+def catalog_agrees(patient: Patient) -> Found:
+    """Older than the files, where no daemon is writing: sizes and times say so without reading a run."""
+    if patient.beside:
+        return
+    reader = open_reader(patient.files.layout, patient.files.disk)
+    if reader is None:
+        return
+    try:
+        rows = {RunRef(row.agent_id, row.run_id): (row.bytes, row.mtime_ns) for row in reader.search().rows}
+    finally:
+        reader.close()
+    differing = sum(
+        rows.pop(found.ref, None) != (found.bytes, found.mtime_ns)
+        for found in survey(patient.files.disk, patient.files.layout)
+    ) + len(rows)
+    if differing:
+        yield Finding(
+            "warning", f"the catalog is older than the files of {differing} runs", "car-trio runs reindex"
+        )
+
+
+def damage(patient: Patient) -> Found:
+    """The newest runs, line by line; `runs verify` reads all."""
+    refs = sorted(survey(patient.files.disk, patient.files.layout), key=lambda found: -found.mtime_ns)
+    checked = verified(patient.files, [found.ref for found in refs[:CHECKED_RUNS]])
+    for fault in checked.faults:
+        yield Finding(
+            "error",
+            f"run {fault.run_id} line {fault.line}: {fault.what}",
+            f"car-trio runs show {fault.run_id}",
+        )
+    if checked.torn_bytes and not patient.beside:
+        yield Finding(
+            "warning",
+            f"{checked.torn_bytes} torn bytes at the ends of runs: left by a crash",
+            "car-trio serve moves them aside at its start",
+        )
+    if checked.open and not patient.beside:
+        yield Finding(
+            "warning", f"{checked.open} runs have no end", "car-trio serve ends them as orphaned at its start"
+        )
+    yield ok(f"{checked.records} records of the newest {checked.runs} runs read")
+
+
+def torn_files(patient: Patient) -> Found:
+    runs = patient.files.layout.runs
+    count = sum(1 for _ in runs.glob("*/*.torn"))
+    if count:
+        yield Finding(
+            "warning", f"{count} torn tails were moved aside", f"look at {runs}/*/*.torn; they may be removed"
+        )

@@ -1,0 +1,188 @@
+"""`car-trio runs tail`: runs as they happen, every record once and in order.
+
+Without a daemon the files are followed: a place between two records (`Position`) is all that is remembered, and it
+survives continuations, so nothing is shown twice or left out whoever writes and however often that starts anew. With a
+daemon the records come from its socket, when they are durable, through the client's watch, which counts the turns it
+has handed out and dials again from that number when the daemon comes back (`live.py`).
+
+Which runs there are is looked up in both cases by the names of the files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from car_trio.cli.app import OK, USAGE
+from car_trio.cli.failures import FailedError
+from car_trio.cli.files import Files
+from car_trio.cli.screen import Home, Json, Switch, folded, styled
+from car_trio.cli.timeline import Timeline
+from car_trio.store.lock import lock_is_held
+from car_trio.store.reader import START, Position
+from car_trio.store.survey import ref_of, survey, survey_agent
+from car_trio.wire.runs import RunRef, SearchRuns
+from car_trio.wire.text import escaped_json, one_line
+
+POLL_SECONDS = 0.5
+From = Annotated[int, Parameter(name="--from", help="The first turn to show, counted from 0.")]
+All = Annotated[Switch, Parameter(name="--all", help="Every run that is open or begins.")]
+
+
+def tail(
+    run: Annotated[str | None, Parameter(help="A run's id, or how it begins.")] = None,
+    /,
+    *,
+    agent: Annotated[str | None, Parameter(help="Every run of this agent that is open or begins.")] = None,
+    everything: All = False,
+    first_turn: From = 0,
+    home: Home = None,
+    json: Json = False,
+) -> int:
+    """Follow a run to its end, or an agent's runs or all until interrupted. --json: a document per record."""
+    if (run is not None) + (agent is not None) + everything != 1:
+        raise FailedError("say what to follow: a run, --agent or --all, and only one of them", USAGE)
+    files = Files(home)
+    chosen = Chosen(files, agent)
+    printer = Printer(first_turn if run is not None else 0, json=json, several=run is None)
+    only = None
+    if run is not None:
+        row = files.row(run)
+        only = ref_of(row)
+        if row.ended_at is None and lock_is_held(files.layout):
+            from car_trio.cli.live import follow_run
+
+            if follow_run(home, printer, only):
+                return OK
+    elif lock_is_held(files.layout):
+        from car_trio.cli.live import follow_many
+
+        if follow_many(home, printer, chosen):
+            return OK
+    with suppress(KeyboardInterrupt):
+        follow_files(files, printer, (lambda: [only]) if only else chosen.new, until_ended=only is not None)
+    return OK
+
+
+class Chosen:
+    """The runs to follow when no single one was named: those without an end now, and all that appear later."""
+
+    def __init__(self, files: Files, agent: str | None) -> None:
+        self._files = files
+        self._agent = agent
+        self._known: set[RunRef] = set()
+        self._looked = False
+
+    def new(self) -> list[RunRef]:
+        """Those that were not there at the last call."""
+        # What has ended is looked up before the names, so that no run falls between the two.
+        if not self._looked:
+            self._looked = True
+            rows = self._files.search(SearchRuns(agent_id=self._agent, limit=500))
+            self._known = {ref_of(row) for row in rows if row.ended_at is not None}
+        fresh = [ref for ref in self._names() if ref not in self._known]
+        self._known.update(fresh)
+        return fresh
+
+    def _names(self) -> Iterator[RunRef]:
+        disk, layout = self._files.disk, self._files.layout
+        for found in survey(disk, layout) if self._agent is None else survey_agent(disk, layout, self._agent):
+            yield found.ref
+
+
+@dataclass
+class Followed:
+    """A run and how far it was shown: the place in its files, and the turns before it."""
+
+    ref: RunRef
+    position: Position = START
+    turns: int = 0
+    ended: bool = False
+
+
+@dataclass
+class Printer:
+    """Shows records; several runs are told apart by the beginning of their ids."""
+
+    first_turn: int = 0
+    json: bool = False
+    several: bool = False
+    timelines: dict[RunRef, Timeline] = field(default_factory=dict[RunRef, Timeline])
+
+    def record(self, ref: RunRef, kind: str, raw: bytes, turns: int) -> None:
+        """A record after which the run has so many turns."""
+        if kind in {"turn", "damaged"} and turns <= self.first_turn:
+            return
+        if self.json:
+            head = msgspec.json.encode({"run_id": ref.run_id, "agent_id": ref.agent_id, "cursor": turns})
+            document = head[:-1] + b',"record":' + raw + b"}"
+            print(escaped_json(document.decode(errors="replace")), flush=True)
+            return
+        timeline = self.timelines.setdefault(ref, Timeline())
+        mark = styled(f"{folded(ref.run_id, 8):8} ", "cyan") if self.several else ""
+        if kind == "started" and self.several:
+            print(f"{mark}begins, of {one_line(ref.agent_id)}", flush=True)
+        for line in timeline.lines(raw):
+            print(f"{mark}{line}", flush=True)
+        if kind == "ended":
+            del self.timelines[ref]
+
+    def retracted(self, ref: RunRef, turns: int) -> None:
+        """The daemon has lost what came after so many turns."""
+        if self.json:
+            print(
+                escaped_json(msgspec.json.encode({"run_id": ref.run_id, "retracted_from": turns}).decode()),
+                flush=True,
+            )
+        else:
+            print(
+                styled(f"! turns from {turns} on were lost before they were safe on disk", "red"), flush=True
+            )
+
+
+def follow_files(
+    files: Files,
+    printer: Printer,
+    new: Callable[[], list[RunRef]],
+    *,
+    until_ended: bool,
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
+    """Shows what is there and then what is added; `until_ended` until no run that was found is open."""
+    known: set[RunRef] = set()
+    followed: list[Followed] = []
+    while True:
+        fresh = [ref for ref in new() if ref not in known]
+        known.update(fresh)
+        followed += [Followed(ref) for ref in fresh]
+        for one in followed:
+            catch_up(files, printer, one)
+        followed = [one for one in followed if not one.ended]
+        if until_ended and not followed:
+            return
+        pause(POLL_SECONDS)
+
+
+def catch_up(files: Files, printer: Printer, one: Followed) -> None:
+    """Shows what has been added to a run since. A run that was removed counts as ended."""
+    while not one.ended:
+        try:
+            page = files.page(one.ref, one.position)
+        except FileNotFoundError:
+            one.ended = True
+            return
+        for record in page.records:
+            # A line that cannot be read stands in the place of a turn, but for the first.
+            is_turn = record.kind == "turn" or (record.kind == "damaged" and record.after.record > 1)
+            one.turns += is_turn
+            one.ended = one.ended or record.kind == "ended"
+            printer.record(one.ref, record.kind, record.raw, one.turns)
+        one.position = page.position
+        if page.at_end:
+            return

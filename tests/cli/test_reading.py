@@ -1,0 +1,450 @@
+"""`runs ls`, `show`, `verify`, `diff` and `export`: what is in the files, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from car_trio.cli import screen
+from car_trio.store.run_store import RunStore
+from car_trio.wire.runs import RunRef
+from tests.cli.homes import HOSTILE, Shell, ended, started, turn, whole, write
+
+A = RunRef("agent", "run-a")
+B = RunRef("agent", "run-b")
+C = RunRef("other", "run-c")
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+
+
+def three_runs(home: Path) -> None:
+    write(home, A, whole(A, at="2026-11-20T09:00:00.000000Z"))
+    write(home, B, [started(B, at="2026-11-20T09:30:00.000000Z"), turn(0, tool="think", prompt="Grüße")])
+    fails = [started(C, intent="break it", at="2026-11-18T09:00:00.000000Z"), ended(C, status="failure")]
+    write(home, C, fails)
+
+
+def listed(shell: Shell, *flags: str) -> list[str]:
+    return [run["run_id"] for run in shell("runs", "ls", "--json", *flags).document["runs"]]
+
+
+# runs ls
+
+
+@pytest.mark.parametrize("catalog", [False, True])
+def test_runs_are_listed_newest_first_and_filtered(shell: Shell, home: Path, catalog: bool) -> None:
+    three_runs(home)
+    if catalog:
+        RunStore(home).reindex(lambda: None)
+    assert listed(shell) == ["run-b", "run-a", "run-c"]
+    assert listed(shell, "--agent", "other") == ["run-c"]
+    assert listed(shell, "--status", "in_progress") == ["run-b"]
+    assert listed(shell, "--outcome", "failure") == ["run-c"]
+    assert listed(shell, "--tool", "echo") == ["run-a"]
+    assert listed(shell, "--since", "2026-11-20T09:10:00Z") == ["run-b"]
+    assert listed(shell, "--until", "2026-11-19") == ["run-c"]
+    assert listed(shell, "--limit", "1") == ["run-b"]
+    assert listed(shell, "--limit", "0") == ["run-b", "run-a", "run-c"]
+
+
+def test_an_age_is_a_time_before_now(shell: Shell, home: Path) -> None:
+    write(home, A, whole(A, at="2001-01-01T00:00:00.000000Z"))
+    assert listed(shell, "--until", "30d") == ["run-a"]
+    assert listed(shell, "--since", "1.5h") == []
+
+
+def test_grep_finds_text_inside_of_turns_however_its_json_was_written(shell: Shell, home: Path) -> None:
+    three_runs(home)
+    spelled = b'{"record":"turn","index":0,"output":"a\\/b \\u00e9t\\u00e9","verifier_verdict":"not_run"}'
+    write(home, C, [started(C), spelled, ended(C)])
+    assert listed(shell, "--grep", "OUT 2") == ["run-a"]
+    assert listed(shell, "--grep", "grüsse") == ["run-b"]
+    assert listed(shell, "--grep", "a/b Été") == ["run-c"]
+    write(home, C, [started(C), spelled.replace(b"\\/", b"-"), ended(C)])
+    assert listed(shell, "--grep", "a-b Été") == ["run-c"]
+    assert listed(shell, "--grep", "nowhere") == []
+
+
+def test_an_open_run_is_counted_from_its_file(shell: Shell, home: Path) -> None:
+    path = write(home, B, [started(B)])
+    RunStore(home).reindex(lambda: None)
+    with path.open("ab") as file:
+        file.write(turn(0) + b"\n")
+    (run,) = shell("runs", "ls", "--json").document["runs"]
+    assert run["turn_count"] == 1
+
+
+def test_no_runs_are_said_to_be_none_and_a_reading_command_makes_no_home(shell: Shell, home: Path) -> None:
+    assert shell("runs", "ls").out == "no runs\n"
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("words", [["--since", "soon"], ["--status", "odd"], ["--limit", "many"], ["--odd"]])
+def test_a_wrong_flag_is_usage(shell: Shell, words: list[str]) -> None:
+    ran = shell("runs", "ls", *words)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert len(ran.err.splitlines()) == 1
+
+
+# runs show
+
+
+def test_a_run_is_shown_turn_by_turn(shell: Shell, home: Path) -> None:
+    lines = [
+        started(A),
+        turn(0, tool="read", parameters={"p": 1}, output=[1], status="succeeded"),
+        turn(1, prompt="hm", verifier_verdict="failed", policy_rejected=True, error="no way"),
+        b"not json",
+        b'{"record":"from the future","x":1}',
+        ended(A, summary="all good"),
+    ]
+    write(home, A, lines, tail=b'{"record":"tu')
+    out = shell("runs", "show", "run-a").out
+    for said in (
+        "read",
+        "0.50 s",
+        "succeeded",
+        '← {"p":1}',
+        "→ [1]",
+        "says",
+        "hm",
+        "failed",
+        "rejected",
+        "✗ no way",
+    ):
+        assert said in out
+    assert "line 4 is damaged" in out
+    assert "from the future" in out
+    assert "all good" in out
+    assert "13 bytes after the last whole line" in out
+
+
+def test_one_turn_is_shown_whole_and_one_that_is_not_there_is_a_no(shell: Shell, home: Path) -> None:
+    write(home, A, whole(A))
+    out = shell("runs", "show", "run-a", "--turn", "1").out
+    assert '"out 1"' in out
+    assert '"out 2"' not in out
+    for missing in ("3", "-1", "99"):
+        ran = shell("runs", "show", "run-a", "--turn", missing)
+        assert (ran.code, ran.out) == (1, "")
+        assert "has no turn" in ran.err
+
+
+def test_raw_and_json_show_the_records_as_they_are(shell: Shell, home: Path) -> None:
+    lines = whole(A)
+    write(home, A, lines)
+    assert shell("runs", "show", "run-a", "--raw").out.encode() == b"".join(line + b"\n" for line in lines)
+    document = shell("runs", "show", "run-a", "--json").document
+    assert document["records"] == [json.loads(line) for line in lines]
+    assert (document["run"]["run_id"], document["torn_bytes"]) == ("run-a", 0)
+
+
+def test_a_long_run_is_read_page_by_page_while_it_is_shown(
+    home: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from car_trio.cli.files import Files
+
+    write(home, A, whole(A, 1000))
+    pages: list[int] = []
+    read = Files.page
+
+    def counted(self: Files, *args: object) -> object:
+        pages.append(1)
+        return read(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Files, "page", counted)
+    records = Files(str(home)).records(A)
+    next(records)
+    assert len(pages) == 1
+    assert len(list(records)) == 1001
+    assert len(pages) == 6
+
+
+def test_a_beginning_of_an_id_names_the_only_run_it_fits(shell: Shell, home: Path) -> None:
+    three_runs(home)
+    ran = shell("runs", "show", "run-")
+    assert ran.code == 1
+    assert "3 runs begin with 'run-': run-a, run-b, run-c" in ran.err
+    write(home, RunRef("x", "zz-9"), whole(RunRef("x", "zz-9")))
+    assert "zz-9" in shell("runs", "show", "zz").out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "rin-a"],
+        ["tail", "rin-a"],
+        ["export", "rin-a"],
+        ["verify", "rin-a"],
+        ["rm", "rin-a"],
+        ["diff", "run-a", "rin-a"],
+    ],
+)
+def test_a_run_that_does_not_exist_is_a_no_with_the_nearest(
+    shell: Shell, home: Path, words: list[str]
+) -> None:
+    write(home, A, whole(A))
+    ran = shell("runs", *words)
+    assert ran.code == 1
+    assert ran.err == "car-trio: there is no run 'rin-a'; the nearest is 'run-a'\n"
+
+
+# What an agent wrote
+
+
+HOSTILE_RUN = RunRef("agent", "evil")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls"],
+        ["ls", "--json"],
+        ["show", "evil", "--no-pager"],
+        ["show", "evil", "--full", "--no-pager"],
+        ["show", "evil", "--raw", "--no-pager"],
+        ["show", "evil", "--json"],
+        ["tail", "evil"],
+        ["tail", "evil", "--json"],
+        ["export", "evil", "--format", "md"],
+        ["export", "evil", "--format", "html"],
+        ["diff", "evil", "run-a"],
+    ],
+)
+def test_nothing_that_an_agent_wrote_reaches_the_terminal_as_a_command(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], terminal: bool
+) -> None:
+    evil = [
+        started(HOSTILE_RUN, intent=HOSTILE),
+        turn(
+            0,
+            tool=HOSTILE,
+            prompt=HOSTILE,
+            parameters={HOSTILE: HOSTILE},
+            output=HOSTILE,
+            error=HOSTILE,
+            status=HOSTILE,
+        ),
+        '{"record":"odd","x":"\u202e\x9b\x7f"}'.encode(),
+        ended(HOSTILE_RUN, summary=HOSTILE),
+    ]
+    write(home, HOSTILE_RUN, evil)
+    write(home, A, whole(A))
+    monkeypatch.setattr(screen, "is_terminal", lambda: terminal)
+    out = shell("runs", *words).out
+    assert out
+    ours = re.sub("\x1b\\[[0-9]{1,2}m", "", out) if terminal else out
+    assert not OBEYED.search(ours)
+
+
+def test_an_export_to_a_terminal_is_escaped_and_to_a_file_is_exact(
+    shell: Shell, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(home, A, [started(A, intent="\u202e\x9b"), ended(A)])
+    target = tmp_path / "out.jsonl"
+    assert shell("runs", "export", "run-a", "--output", str(target)).code == 0
+    assert target.read_bytes() == path.read_bytes()
+    monkeypatch.setattr("car_trio.cli.export.is_terminal", lambda: True)
+    out = shell("runs", "export", "run-a").out
+    assert not OBEYED.search(out)
+    assert [json.loads(line) for line in out.splitlines()] == [
+        json.loads(line) for line in path.read_bytes().splitlines()
+    ]
+
+
+# runs verify
+
+
+def test_a_whole_store_is_verified_and_counted(shell: Shell, home: Path) -> None:
+    three_runs(home)
+    RunStore(home).reindex(lambda: None)
+    ran = shell("runs", "verify")
+    assert (ran.code, ran.out) == (0, "3 runs, 9 records, 4 turns, 1 still open: 0 faults\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([started(A), turn(0), b"{", ended(A)], "line 3: not a record"),
+        ([started(A), turn(0), turn(2), ended(A)], "line 3: turn 2 where turn 1 belongs"),
+        ([started(A), turn(0), turn(0), ended(A)], "line 3: turn 0 where turn 1 belongs"),
+        ([turn(0), ended(A)], "line 1: there is no start"),
+        ([started(A), started(A), ended(A)], "line 2: a start that is not the first record"),
+        ([started(A), ended(A), ended(A)], "line 3: a second end"),
+        ([started(A), ended(A), turn(0)], "line 3: a turn after the end"),
+        ([started(B), ended(A)], "line 1: it names run run-b of agent"),
+        ([started(A), b'{"record":"turn"}', ended(A)], "line 2: a turn of a shape that cannot be read"),
+    ],
+)
+def test_verify_names_the_line_of_every_damage(
+    shell: Shell, home: Path, lines: list[bytes], said: str
+) -> None:
+    write(home, A, lines)
+    ran = shell("runs", "verify", "run-a")
+    assert ran.code == 5
+    assert ran.out.splitlines()[0] == f"run run-a {said}"
+    assert shell("runs", "verify", "--json").document["faults"][0]["what"] == said.partition(": ")[2]
+
+
+def test_a_damaged_line_stands_for_a_turn_and_shifts_nothing(shell: Shell, home: Path) -> None:
+    write(home, A, [started(A), turn(0), b"{", turn(2), ended(A)])
+    assert len(shell("runs", "verify", "--json").document["faults"]) == 1
+
+
+def test_a_catalog_that_says_something_else_is_a_fault(shell: Shell, home: Path) -> None:
+    path = write(home, A, whole(A))
+    RunStore(home).reindex(lambda: None)
+    path.write_bytes(b"".join(line + b"\n" for line in whole(A, 2)))
+    ran = shell("runs", "verify")
+    assert ran.code == 5
+    assert "the catalog says something else" in ran.out
+
+
+# runs diff
+
+
+def test_the_same_work_is_the_same_however_its_json_was_written(shell: Shell, home: Path) -> None:
+    write(home, A, [started(A), turn(0, tool="t", parameters={"a": 1, "b": 2}), ended(A)])
+    other = (
+        b'{"record":"turn","index":0,"tool":"t","parameters":{ "b":2, "a":1 },"verifier_verdict":"not_run"}'
+    )
+    write(home, B, [started(B), other, ended(B)])
+    ran = shell("runs", "diff", "run-a", "run-b")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == "1 turns the same, 0 different"
+
+
+def test_the_first_divergence_is_named_and_the_rest_is_aligned_behind_it(shell: Shell, home: Path) -> None:
+    def calls(ref: RunRef, *names: str) -> list[bytes]:
+        return [started(ref), *(turn(n, tool=name, output=name) for n, name in enumerate(names)), ended(ref)]
+
+    write(home, A, calls(A, "look", "edit", "test"))
+    write(home, B, calls(B, "look", "ask", "edit", "test"))
+    ran = shell("runs", "diff", "run-a", "run-b", "--json")
+    assert ran.code == 1
+    assert ran.document["same"] == 3
+    assert ran.document["first"] == {"kind": "only_b", "label": "ask", "turn_b": 1}
+    assert "the first divergence" in shell("runs", "diff", "run-a", "run-b").out
+
+
+def test_another_result_of_the_same_call_differs_unless_only_calls_are_compared(
+    shell: Shell, home: Path
+) -> None:
+    write(home, A, [started(A), turn(0, tool="t", output=1), ended(A)])
+    write(home, B, [started(B), turn(0, tool="t", output=2), ended(B)])
+    assert shell("runs", "diff", "run-a", "run-b", "--json").document["first"]["kind"] == "result"
+    assert shell("runs", "diff", "run-a", "run-b", "--calls-only").code == 0
+
+
+def test_another_outcome_is_a_difference(shell: Shell, home: Path) -> None:
+    write(home, A, [started(A), ended(A)])
+    write(home, B, [started(B), ended(B, status="failure")])
+    assert shell("runs", "diff", "run-a", "run-b").code == 1
+
+
+# runs export
+
+
+def exported(shell: Shell, tmp_path: Path, form: str, *runs: str) -> bytes:
+    target = tmp_path / "exported"
+    assert shell("runs", "export", *runs, "--format", form, "-o", str(target)).code == 0
+    return target.read_bytes()
+
+
+def test_jsonl_is_the_file_and_json_holds_the_same_records(shell: Shell, home: Path, tmp_path: Path) -> None:
+    path = write(home, A, whole(A))
+    write(home, B, whole(B))
+    assert exported(shell, tmp_path, "jsonl", "run-a") == path.read_bytes()
+    document = json.loads(exported(shell, tmp_path, "json", "run-a", "run-b"))
+    assert [run["run"]["run_id"] for run in document["runs"]] == ["run-a", "run-b"]
+    assert document["runs"][0]["records"] == [json.loads(line) for line in whole(A)]
+
+
+def test_html_is_one_file_in_which_payloads_are_text(shell: Shell, home: Path, tmp_path: Path) -> None:
+    script = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    write(
+        home,
+        A,
+        [
+            started(A, intent=script),
+            turn(0, tool=script, output=script, error=script),
+            b"<b>",
+            ended(A, summary=script),
+        ],
+    )
+    text = exported(shell, tmp_path, "html", "run-a").decode()
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "&lt;script&gt;" in text
+    assert "default-src 'none'" in text
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_markdown_keeps_payloads_inside_of_their_fences(shell: Shell, home: Path, tmp_path: Path) -> None:
+    write(home, A, [started(A, intent="# [x](y) <b>"), turn(0, prompt="```\n# out\n````"), b"odd", ended(A)])
+    text = exported(shell, tmp_path, "md", "run-a").decode()
+    assert text.startswith("# \\# \\[x\\](y) \\<b\\>\n")
+    assert "`````\n```\n# out\n````\n`````" in text
+
+
+def test_otlp_spans_are_derived_from_run_and_turn(shell: Shell, home: Path, tmp_path: Path) -> None:
+    lines = [
+        started(A),
+        turn(0, tool="read", output={"a": 1}, status="succeeded"),
+        turn(1, prompt="hm"),
+        turn(2, tool="write", error="no"),
+    ]
+    write(home, A, [*lines, ended(A)])
+    first = exported(shell, tmp_path, "otlp-json", "run-a")
+    assert exported(shell, tmp_path, "otlp-json", "run-a") == first
+    (resource,) = json.loads(first)["resourceSpans"]
+    run, read, wrote = resource["scopeSpans"][0]["spans"]
+    assert (run["name"], read["name"], wrote["name"]) == (
+        "invoke_agent agent",
+        "execute_tool read",
+        "execute_tool write",
+    )
+    assert (len(run["traceId"]), len(run["spanId"])) == (32, 16)
+    assert {span["traceId"] for span in (run, read, wrote)} == {run["traceId"]}
+    assert {read["parentSpanId"], wrote["parentSpanId"]} == {run["spanId"]}
+    assert len({run["spanId"], read["spanId"], wrote["spanId"]}) == 3
+    assert (read["startTimeUnixNano"], read["endTimeUnixNano"]) == (
+        "1795165200000000000",
+        "1795165200500000000",
+    )
+    assert (read["status"]["code"], wrote["status"]) == (1, {"code": 2, "message": "no"})
+
+
+# What a reading command loads
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs", "ls"],
+        ["runs", "show", "run-a"],
+        ["runs", "verify"],
+        ["runs", "tail", "run-a"],
+        ["status"],
+        ["--help"],
+    ],
+)
+def test_a_reading_command_loads_neither_trio_nor_a_socket_nor_rich(home: Path, words: list[str]) -> None:
+    write(home, A, whole(A))
+    probe = (
+        "import sys; from car_trio.cli.app import run; run(sys.argv[1:]);"
+        "sys.exit(repr([n for n in sys.modules if n in ('trio', 'websockets', 'rich', 'trio_websocket')]))"
+    )
+    flags = [] if words == ["--help"] else ["--home", str(home)]
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *words, *flags], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == "[]"
+    assert done.stdout

@@ -1,0 +1,265 @@
+"""Commands against a living daemon: what they ask it, and `runs tail` across its lives."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.daemon_process import (
+    PATIENCE,
+    DaemonProcess,
+    clean_environment,
+    command,
+    complete,
+    record,
+    start_run,
+    until,
+)
+
+
+def ran(home: Path, *words: str, stdin: str = "") -> tuple[int, str, str]:
+    done = subprocess.run(
+        command(*words, "--home", str(home)),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environment({}),
+        timeout=PATIENCE,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+class Tail:
+    """`runs tail --json` in a process of its own; what it printed goes to a file."""
+
+    def __init__(self, home: Path, output: Path, *words: str) -> None:
+        self.output = output
+        with output.open("wb") as file:
+            self.process = subprocess.Popen(
+                command("runs", "tail", *words, "--json", "--home", str(home)),
+                stdout=file,
+                stderr=subprocess.PIPE,
+                env=clean_environment({}),
+            )
+
+    def shown(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for line in self.output.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+
+    def prompts(self) -> list[str]:
+        return [each["record"]["prompt"] for each in self.shown() if each["record"]["record"] == "turn"]
+
+    def ends(self) -> list[str]:
+        return [each["run_id"] for each in self.shown() if each["record"]["record"] == "ended"]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+    def ended(self) -> int:
+        code = self.process.wait(PATIENCE)
+        assert self.process.stderr is not None
+        assert self.process.stderr.read() == b""
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def follow(daemon: DaemonProcess, tmp_path: Path) -> Iterator[Callable[..., Tail]]:
+    tails: list[Tail] = []
+
+    def begin(*words: str) -> Tail:
+        tails.append(Tail(daemon.home, tmp_path / f"tail-{len(tails)}", *words))
+        return tails[-1]
+
+    yield begin
+    for tail in tails:
+        if tail.process.poll() is None:
+            tail.process.kill()
+            tail.process.wait()
+        if tail.process.stderr is not None:
+            tail.process.stderr.close()
+
+
+def test_tail_misses_and_repeats_no_turn_when_the_daemon_is_killed_and_starts_again(
+    daemon: DaemonProcess, follow: Callable[..., Tail]
+) -> None:
+    with daemon.client("agent") as client:
+        run_id = start_run(client)
+        record(client, run_id, 0, 1)
+        tail = follow(run_id)
+        until(lambda: len(tail.prompts()) == 2)
+        record(client, run_id, 2)
+        until(lambda: len(tail.prompts()) == 3)
+        record(client, run_id, 3, 4)
+        daemon.kill()
+    daemon.start()
+    assert tail.ended() == 0
+    assert tail.prompts() == [f"turn {number}" for number in range(5)]
+    assert tail.shown()[-1]["record"]["termination"] == {"kind": "incomplete", "reason": "orphaned"}
+
+
+def test_tail_of_an_agent_goes_on_with_its_runs_in_the_daemons_next_life(
+    daemon: DaemonProcess, follow: Callable[..., Tail]
+) -> None:
+    tail = follow("--agent", "agent")
+    with daemon.client("agent") as client:
+        first = start_run(client)
+        record(client, first, 0, 1)
+        until(lambda: len(tail.prompts()) == 2)
+        daemon.restart()
+    with daemon.client("agent") as client:
+        second = start_run(client)
+        record(client, second, 2)
+        complete(client, second)
+    until(lambda: sorted(tail.ends()) == sorted([first, second]), "both runs end")
+    assert tail.prompts() == ["turn 0", "turn 1", "turn 2"]
+    assert tail.stop() == 0
+
+
+def test_tail_from_a_turn_on_leaves_out_the_turns_before_it(
+    daemon: DaemonProcess, follow: Callable[..., Tail]
+) -> None:
+    with daemon.client("agent") as client:
+        run_id = start_run(client)
+        record(client, run_id, 0, 1, 2)
+        tail = follow(run_id, "--from", "2")
+        until(lambda: tail.prompts() == ["turn 2"])
+        record(client, run_id, 3)
+        complete(client, run_id)
+    assert tail.ended() == 0
+    assert tail.prompts() == ["turn 2", "turn 3"]
+
+
+def test_tail_begun_without_a_daemon_follows_into_its_next_life(
+    daemon: DaemonProcess, follow: Callable[..., Tail]
+) -> None:
+    with daemon.client("agent") as client:
+        run_id = start_run(client)
+        record(client, run_id, 0)
+        daemon.kill()
+    tail = follow(run_id)
+    until(lambda: tail.prompts() == ["turn 0"])
+    daemon.start()
+    assert tail.ended() == 0
+    assert tail.prompts() == ["turn 0"]
+    assert tail.ends() == [run_id]
+
+
+def test_status_says_how_the_daemon_is_and_3_when_it_is_down(daemon: DaemonProcess) -> None:
+    code, out, _ = ran(daemon.home, "status", "--json")
+    found = json.loads(out)
+    assert (code, found["running"], found["daemon"]["pid"]) == (0, True, daemon.pid)
+    assert found["health"]["store"] == "ok"
+    assert "up, version" in ran(daemon.home, "status")[1]
+    daemon.stop()
+    code, out, _ = ran(daemon.home, "status", "--json")
+    assert (code, json.loads(out)["health"]) == (3, None)
+    assert ran(daemon.home, "call", "server.health")[0] == 3
+
+
+def test_any_method_can_be_called_and_a_refusal_is_a_no(daemon: DaemonProcess) -> None:
+    code, out, _ = ran(daemon.home, "call", "tools.list")
+    assert (code, json.loads(out)) == (0, {"tools": [], "count": 0})
+    code, out, err = ran(daemon.home, "call", "runs.subscribe", '{"run_id":"none"}')
+    assert (code, out) == (1, "")
+    assert "unknown run_id" in err
+    assert ran(daemon.home, "call", "tools.list", "{")[0] == 2
+
+
+def test_a_wrong_token_is_not_authorised(daemon: DaemonProcess) -> None:
+    daemon.token_file.write_text("another")
+    assert ran(daemon.home, "call", "tools.list")[0] == 4
+
+
+def test_a_daemon_removes_what_it_is_asked_to_and_keeps_its_catalog(daemon: DaemonProcess) -> None:
+    with daemon.client("agent") as client:
+        ended = start_run(client)
+        complete(client, ended)
+        open_run = start_run(client)
+        code, out, _ = ran(daemon.home, "runs", "prune", "--older-than", "0s", "--json")
+        assert (code, json.loads(out)["removed"]) == (1, []), "nobody answered"
+        code, out, _ = ran(daemon.home, "runs", "prune", "--older-than", "0s", "--yes", "--json")
+        assert (code, json.loads(out)["removed"]) == (0, [ended])
+        assert ran(daemon.home, "runs", "rm", open_run, "--yes")[0] == 1
+        assert ran(daemon.home, "runs", "reindex")[0] == 1
+        listed = client.call("runs.list", {"agent_id": "agent"})["runs"]
+        assert [run["run_id"] for run in listed] == [open_run]
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(daemon: DaemonProcess) -> None:
+    with daemon.client("agent") as client:
+        run_id = start_run(client)
+        for start in range(0, 1000, 200):
+            record(client, run_id, *range(start, start + 200))
+        complete(client, run_id)
+    process = subprocess.Popen(
+        command("runs", "show", run_id, "--home", str(daemon.home)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment({}),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith(b"run ")
+    process.stdout.close()
+    assert process.wait(PATIENCE) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_doctor_finds_nothing_wrong_with_a_healthy_daemon(daemon: DaemonProcess) -> None:
+    code, out, _ = ran(daemon.home, "doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["checks"] >= 20
+    assert [each for each in found["findings"] if each["level"] != "ok"] == []
+
+
+def test_doctor_mends_what_a_killed_daemon_left_and_nothing_else(daemon: DaemonProcess) -> None:
+    with daemon.client("agent") as client:
+        run_id = start_run(client)
+        daemon.kill()
+    left = [daemon.home / "run" / "daemon.json", daemon.unix_socket, daemon.token_file]
+    before = {path.name: path.read_bytes() for path in (daemon.home / "runs").rglob("*.jsonl")}
+    assert run_id
+    found = json.loads(ran(daemon.home, "doctor", "--json")[1])["findings"]
+    assert all(path.exists() for path in left), "nothing is mended unasked"
+    for path in left:
+        assert any(str(path) in each["what"] and each["next"] for each in found)
+    ran(daemon.home, "doctor", "--fix")
+    assert not any(path.exists() for path in left)
+    assert {path.name: path.read_bytes() for path in (daemon.home / "runs").rglob("*.jsonl")} == before
+
+
+def test_agents_and_approvals_are_seen_and_decided_from_a_terminal(daemon: DaemonProcess) -> None:
+    with daemon.client("agent") as client:
+        client.call("host.register_agent", {"id": "agent", "name": "Tidier", "kind": "test"})
+        agents = json.loads(ran(daemon.home, "agents", "ls", "--json")[1])["agents"]
+        assert [agent["name"] for agent in agents] == ["Tidier"]
+        assert "Tidier" in ran(daemon.home, "agents", "ls")[1]
+        ask = {"action": "rm -rf", "details": {"path": "\u202e" + "x" * 500}, "system_level": True}
+        rows = [client.call("host.request_approval", ask)["id"] for _ in range(2)]
+        shown = ran(daemon.home, "approvals", "ls")[1]
+        assert "x" * 500 in shown
+        assert "\u202e" not in shown
+        code, out, _ = ran(daemon.home, "approvals", "approve", rows[0])
+        assert (code, "approve" in out) == (0, True)
+        assert ran(daemon.home, "approvals", "deny", rows[0])[0] == 1, "the first answer wins"
+        assert ran(daemon.home, "approvals", "deny", rows[1])[0] == 0
+        assert json.loads(ran(daemon.home, "approvals", "ls", "--json")[1])["approvals"] == []
+        decided = json.loads(ran(daemon.home, "approvals", "ls", "--all", "--json")[1])["approvals"]
+        assert {row["id"]: row["resolution"] for row in decided} == {rows[0]: "approve", rows[1]: "deny"}
+        code, _, err = ran(daemon.home, "approvals", "approve", rows[0][:-1])
+        assert code == 1
+        assert f"the nearest is '{rows[0]}'" in err or "the nearest is" in err
