@@ -46,8 +46,8 @@ def main() -> int:
     print(f"{asked.name}: seed {seed}, in {directory}", flush=True)
     verdict = campaign(asked.name)(Orders(directory, seed, asked.minutes, asked.rounds))
     print("\n".join(verdict.lines()))
-    if verdict.findings:
-        print(f"{len(verdict.findings)} findings; what was left behind is in {directory}")
+    if found := verdict.findings + verdict.late:
+        print(f"{len(found)} findings; what was left behind is in {directory}")
         return 1
     shutil.rmtree(directory, ignore_errors=True)
     print("nothing found")

@@ -186,8 +186,9 @@ def campaign(orders: Orders) -> Verdict:
 
 def one_life(house: House, dice: random.Random, number: int) -> None:
     if number % 4 == 3:
-        at = (number // 4) % OPERATIONS + 1
-        house.doomed_life(("before", "after", "within")[(number // 4) % 3], at)
+        # Each pass over the operations gives each of them another way to die.
+        done, at = divmod(number // 4, OPERATIONS)
+        house.doomed_life(("before", "after", "within")[(at + done) % 3], at + 1)
     elif dice.random() < 0.2:
         house.short_life(dice)
     else:

@@ -170,7 +170,7 @@ def few_descriptors(orders: Orders, verdict: Verdict) -> None:
             until(lambda: comes_in(daemon), "a newcomer is let in")
             waited = time.monotonic() - begin_wait
             verdict.figures["seconds until a newcomer was let in after the flood"] = f"{waited:.2f}"
-            verdict.expect(waited <= 1.0, f"accepting resumed only after {waited:.1f} s")
+            verdict.expect_time(waited <= 1.0, f"accepting resumed only after {waited:.1f} s")
             complete(first, run)
         verdict.expect(daemon.stop() == 0, "did not stop cleanly after the flood")
     finally:

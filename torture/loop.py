@@ -165,7 +165,7 @@ def judge(verdict: Verdict, name: str, mib: int, blocks: list[dict[str, Any]]) -
     verdict.figures[name] = (
         f"{best['ms']:.0f} ms ({best['cpu_ms']:.0f} ms of it its own, worst {worst:.0f} ms), {best['task']}"
     )
-    verdict.expect(
+    verdict.expect_time(
         best["ms"] <= allowed_ms(mib), f"{name}: blocked for {best['ms']:.0f} ms by {best['task']}"
     )
 
