@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from car_trio.nursery.limits import MIN_HELD, PASSING
 from tests.process.daemon_process import DaemonProcess, complete, record, start_run, until
 from tests.process.raw import (
     BINARY,
@@ -637,17 +638,20 @@ def test_notifications_that_mean_nothing_are_taken_in_silence(target: DaemonProc
         assert peer.call("server.health")["id"] == 1
 
 
+KEPT_FOR_THE_STORE = MIN_HELD + PASSING
+
+
 def test_running_out_of_descriptors_is_waited_out_and_open_runs_go_on(make_daemon: MakeDaemon) -> None:
     daemon = warm(make_daemon().start())
     with unharmed(daemon), daemon.client("alice") as alice:
         run_id = start_run(alice)
         record(alice, run_id, 0)
-        few = daemon.descriptors() + 10
+        few = daemon.descriptors() + KEPT_FOR_THE_STORE + 10
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (few, few))
         with contextlib.ExitStack() as stack:
             for _ in range(30):
                 stack.enter_context(RawPeer(daemon.port))
-            until(lambda: "cannot accept a connection" in daemon.said())
+            until(lambda: "newcomers wait" in daemon.said())
             assert record(alice, run_id, 1)["ok"]
         until(lambda: daemon.sockets() == daemon.idle_sockets + 1, "all but one are gone")
         assert is_well(daemon)
