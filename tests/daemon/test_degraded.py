@@ -152,4 +152,6 @@ async def test_a_stop_on_a_broken_disk_ends_in_time(tmp_path, autojump_clock):
         await agent.call("runs.start", {"intent": "x"})
         disk.write_error = errno.EIO
         house.stop.set()
-        await house.stopped.wait()
+        with trio.fail_after(60):
+            await house.stopped.wait()
+        assert house.daemon.runs.open_count == 0

@@ -172,7 +172,8 @@ async def test_a_peer_that_accepts_nothing_for_thirty_seconds_is_cut(tmp_path, a
         await peer.request("rpc.discover")
         await trio.sleep(31)
         other = await house.peer()
-        await other.call("session.auth", {"token": "the-daemons-token", "agent_id": "alice"})
+        answer = await other.call("session.auth", {"token": "the-daemons-token", "agent_id": "alice"})
+        assert answer["agent_id"] == "alice"
 
 
 async def test_an_ended_run_can_be_watched_and_ends_at_once(tmp_path, autojump_clock):
