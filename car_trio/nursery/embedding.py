@@ -1,7 +1,7 @@
 """A daemon inside a program of yours, with methods of its own.
 
 ```python
-daemon = Daemon(home="/tmp/example", settings={"server.port": 0})
+daemon = Daemon(home="~/example", settings={"server.port": 0})
 daemon.add("messages.send", Method(Message, send, Sent, "Send a message."), gated=True)
 endpoint = await nursery.start(daemon.serve)
 ```
