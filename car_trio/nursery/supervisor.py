@@ -165,7 +165,9 @@ async def live(
             async with trio.open_nursery() as listeners:  # dies first, and visits of the page with it
                 endpoints.listen(listeners, welcome)
                 if endpoints.page is not None:
-                    page = Page(server, endpoints.page.port, partial(welcome, is_remote=False))
+                    page = Page(
+                        server, endpoints.page.port, lambda stream, said: welcome(stream, False, said)
+                    )
                     endpoints.page.listen(listeners, partial(page.welcome, listeners))
                     LOG.info("the page is at %s; car-trio ui opens it", endpoints.page.url)
                 ready()

@@ -138,19 +138,20 @@ class Page:
 
     async def visit(self, stream: trio.abc.Stream) -> None:
         """One visitor, from the first byte to the last. An error ends the visit and nothing else."""
-        request: bytes | None = None
+        goes_on = False
         place = self._place()
         try:
             with place:
                 request = await self._serve(stream)
+                if request is not None:
+                    self._upgrade(stream, request)
+                    goes_on = True
         except Exception:
             LOG.exception("a visit of the page ended by an error of the daemon")
         finally:
             del self._visitors[place]
-            if request is None:
+            if not goes_on:
                 await trio.aclose_forcefully(stream)
-        if request is not None:
-            self._upgrade(stream, request)
 
     def _place(self) -> trio.CancelScope:
         waiting = [each for each in self._visitors if not each.cancel_called]
