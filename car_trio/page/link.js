@@ -74,7 +74,7 @@ export class Link {
     this.#code = code;
     this.#drop();
     this.#become("connecting");
-    const socket = new WebSocket(`ws://${location.host}/rpc`);
+    const socket = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/rpc`);
     this.#socket = socket;
     socket.onopen = () => this.#hello(socket);
     socket.onmessage = (event) => socket === this.#socket && this.#heard(event.data);

@@ -25,6 +25,7 @@ class Page {
     this.views = { runs: new RunsView(this), run: new RunView(this), approvals: new ApprovalsView(this), agents: new AgentsView(this), events: new EventsView(this) };
     this.view = null;
     this.lostAt = null;
+    this.filters = false;
   }
 
   start() {
@@ -64,6 +65,8 @@ class Page {
     }
     if (isOther) this.#place();
     view.show?.(parts, new URLSearchParams(query));
+    if (this.filters) view.filter?.();
+    this.filters = false;
     this.#title();
   }
 
@@ -227,9 +230,9 @@ class Page {
   };
 
   #filter() {
-    if (this.view !== this.views.runs) this.go("#/runs");
-    // The address changes the view a moment later.
-    setTimeout(() => this.views.runs.filter());
+    if (this.view === this.views.runs) return this.views.runs.filter();
+    this.filters = true; // when the address has changed the view, a moment later
+    return this.go("#/runs");
   }
 
   #move(step) {

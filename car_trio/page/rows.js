@@ -5,7 +5,7 @@
 // view changes its height the scroll position moves by as much, so that what is being read stays where it is.
 //
 // `render(i)` makes the contents of row i. A row's element stays the same while it is in view; `refresh` renders its
-// contents anew. The selected row is drawn as such and, once the keyboard has been used, has the focus.
+// contents anew. The selected row is drawn as such and has the focus.
 
 import { el } from "./dom.js";
 
@@ -20,12 +20,11 @@ export class Rows {
   #length = 0;
   #resized = new ResizeObserver((entries) => this.#measured(entries));
 
-  constructor({ height, render, role, itemRole, label, wanted = () => {}, picked = () => {} }) {
+  constructor({ height, render, role, itemRole, label, wanted = () => {} }) {
     this.height = height;
     this.render = render;
     this.itemRole = itemRole;
     this.wanted = wanted;
-    this.picked = picked;
     this.selected = -1;
     this.follows = false;
     this.canvas = el("div", { class: "canvas", role, "aria-label": label });
@@ -71,15 +70,14 @@ export class Rows {
   }
 
   /** Selects row i and brings it into view. */
-  select(i, { focus = true } = {}) {
+  select(i, { isFar = false } = {}) {
     if (!this.#length) return;
     const old = this.selected;
     this.selected = Math.max(0, Math.min(this.#length - 1, i));
-    this.reveal(this.selected);
+    this.reveal(this.selected, isFar);
     this.draw();
     for (const each of [old, this.selected]) this.#mark(each);
-    if (focus) this.#shown.get(this.selected)?.focus({ preventScroll: true });
-    this.picked(this.selected);
+    this.#shown.get(this.selected)?.focus({ preventScroll: true });
   }
 
   /** So many rows came in above all others: what is in view stays, unless the top is. */
@@ -90,10 +88,14 @@ export class Rows {
     if (this.element.scrollTop > 0) this.element.scrollTop += count * this.height;
   }
 
-  reveal(i) {
+  /** Scrolls as little as brings row i into view; `isFar` also shows what is around it. */
+  reveal(i, isFar = false) {
     const top = this.#top(i), bottom = this.#top(i + 1), box = this.element;
-    if (top < box.scrollTop) box.scrollTop = top;
-    else if (bottom > box.scrollTop + box.clientHeight) box.scrollTop = Math.min(top, bottom - box.clientHeight);
+    const isAbove = top < box.scrollTop, isBelow = bottom > box.scrollTop + box.clientHeight;
+    if (!isAbove && !isBelow) return;
+    this.#setHeight();
+    if (isFar) box.scrollTop = Math.min(top, (top + bottom - box.clientHeight) / 2);
+    else box.scrollTop = isAbove ? top : Math.min(top, bottom - box.clientHeight);
   }
 
   toEnd() {
@@ -174,6 +176,8 @@ export class Rows {
     this.#sum();
     this.#setHeight();
     box.scrollTop = this.#top(first) + anchor;
+    // What was just unfolded is what is being looked at.
+    if (entries.some(({ target }) => Number(target.dataset.index) === this.selected)) this.reveal(this.selected);
     this.#soon();
   }
 

@@ -18,7 +18,7 @@ export class RunView {
   #open = new Set();
   #trace = null;
   #seenLength = 0;
-  #search = 0;
+  #search = null; // the search for a failure that goes on, an object of its own
   #wantedTurn = null;
   #surveyed = false;
 
@@ -70,7 +70,7 @@ export class RunView {
   }
 
   hide() {
-    this.#search++;
+    this.#search = null;
     this.#trace?.close();
     this.#trace = null;
   }
@@ -107,12 +107,9 @@ export class RunView {
   }
 
   escape() {
-    if (this.#search % 2) {
-      this.#search++;
-      return true;
-    }
-    this.page.go("#/runs");
-    return true;
+    if (!this.#search) this.page.go("#/runs");
+    this.#search = null;
+    this.#drawFailures();
   }
 
   /** Copies the selected record as it was written. */
@@ -133,8 +130,7 @@ export class RunView {
     const trace = this.#trace;
     if (!trace) return;
     this.follow(false);
-    this.#search += 1 + (this.#search % 2); // odd while it looks; anything else ends it
-    const search = this.#search;
+    const search = (this.#search = {});
     const from = this.rows.selected >= 0 ? this.rows.selected : step > 0 ? -1 : trace.length;
     const progress = (i) => {
       if (search !== this.#search) return false;
@@ -142,9 +138,9 @@ export class RunView {
       return true;
     };
     const found = await trace.findFailure(from, step, progress).catch(() => -1);
-    if (search !== this.#search || trace !== this.#trace) return;
-    this.#search++;
-    if (found >= 0) this.rows.select(found);
+    if (search !== this.#search) return;
+    this.#search = null;
+    if (found >= 0) this.rows.select(found, { isFar: true });
     this.#drawFailures(found < 0 ? `no failure ${step > 0 ? "after" : "before"} this` : "");
   }
 
@@ -153,7 +149,7 @@ export class RunView {
     const i = this.#wantedTurn + 1;
     this.#wantedTurn = null;
     this.#open.add(i);
-    this.rows.select(i);
+    this.rows.select(i, { isFar: true });
     this.rows.refresh(i);
   }
 
@@ -205,7 +201,7 @@ export class RunView {
   }
 
   #drawFailures(said = "") {
-    if (this.#search % 2) return;
+    if (this.#search) return;
     const { count: found, isAll } = this.#trace?.failures() ?? { count: 0, isAll: true };
     this.failures.textContent = said || (isAll ? (found ? count(found, "failure") : "no failures") : found ? `${count(found, "failure")} so far` : "failures");
     this.failures.classList.toggle("bad", found > 0);

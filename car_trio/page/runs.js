@@ -24,6 +24,7 @@ export class RunsView {
   #asking = 0; // the number of the newest question; answers to older ones are dropped
   #expected = new Map(); // runs that began and are not in an answer yet: how often they were looked for
   #timer = 0;
+  #isOther = false; // the question was changed and not answered since
   #busy = false;
 
   constructor(page) {
@@ -92,12 +93,11 @@ export class RunsView {
     if (run) this.page.go(`#/run/${encodeURIComponent(run.run_id)}`);
   }
 
-  /** Leaves nothing filtered; false when nothing was. */
+  /** Leaves nothing filtered. */
   escape() {
-    if (!this.isFiltered) return false;
+    if (!this.isFiltered) return;
     this.#clear();
     this.#later(0, true);
-    return true;
   }
 
   filter() {
@@ -124,25 +124,27 @@ export class RunsView {
   #later(delay, isNew) {
     if (isNew) {
       this.#asking++;
+      this.#isOther = true;
       this.#expected.clear();
     }
     if (this.#timer && !isNew) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#timer = 0;
-      this.#top(isNew);
+      this.#top();
     }, delay);
   }
 
-  // The newest page, laid over what is known; `isNew` when it is the answer to another question.
-  async #top(isNew) {
+  // The newest page, laid over what is known; in its place when it is the answer to another question.
+  async #top() {
     const number = ++this.#asking;
     try {
       const found = await this.page.link.call("runs.search", { ...this.#ask, limit: PAGE });
       if (number !== this.#asking) return;
-      if (isNew) this.#found = [];
-      this.#merge(found, isNew || this.#found.length <= PAGE);
-      if (isNew) this.rows.reset();
+      const isOther = this.#isOther;
+      this.#isOther = false;
+      this.#merge(found, isOther || this.#found.length <= PAGE);
+      if (isOther) this.rows.reset();
     } catch (error) {
       if (error.code !== undefined) this.#say(error.message);
     }
