@@ -74,7 +74,7 @@ export class ApprovalsView {
 
   async #check(card) {
     const isWhole = await card.approval.check();
-    card.proof.textContent = isWhole ? `whole: SHA-256 ${card.approval.details_sha256}` : "";
+    card.proof.textContent = isWhole ? `shown whole · SHA-256 ${card.approval.details_sha256}` : "";
     if (!isWhole) {
       card.proof.className = "proof warning";
       card.proof.textContent = NOT_WHOLE;

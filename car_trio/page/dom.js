@@ -76,8 +76,8 @@ export function prose(text) {
 
 // A line break inside of a JSON string is shown as it is written and then made: nothing hidden, and readable.
 function stringToken(raw, kind) {
-  const made = el("span", { class: kind });
   const parts = raw.split(/((?<!\\)(?:\\\\)*\\n)/);
+  const made = el("span", { class: parts.length > 1 ? `${kind} lines` : kind });
   parts.forEach((part, i) => made.append(seen(part), i % 2 ? "\n" : ""));
   return made;
 }

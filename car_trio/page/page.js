@@ -25,7 +25,7 @@ class Page {
     this.views = { runs: new RunsView(this), run: new RunView(this), approvals: new ApprovalsView(this), agents: new AgentsView(this), events: new EventsView(this) };
     this.view = null;
     this.lostAt = null;
-    this.filters = false;
+    this.address = null;
   }
 
   start() {
@@ -43,8 +43,10 @@ class Page {
     this.link.dial(code);
   }
 
+  /** Shows another view at once, so that the next key is for it; the browser's own word comes later. */
   go(address) {
     location.hash = address;
+    this.#moved();
   }
 
   // Where we are
@@ -52,6 +54,8 @@ class Page {
   #moved() {
     const code = takeCode();
     if (code) this.link.dial(code);
+    if (this.address === location.hash) return;
+    this.address = location.hash;
     const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
     const [name, ...parts] = path.split("/").map(decoded);
     const view = this.views[name] && Object.hasOwn(this.views, name) ? this.views[name] : this.views.runs;
@@ -65,9 +69,7 @@ class Page {
     }
     if (isOther) this.#place();
     view.show?.(parts, new URLSearchParams(query));
-    if (this.filters) view.filter?.();
-    this.filters = false;
-    this.#title();
+    this.#waiting();
   }
 
   #place() {
@@ -153,11 +155,12 @@ class Page {
   #waiting() {
     const { pending } = this.house;
     get("approvals-count").textContent = pending.length || "";
-    get("icon").href = pending.length ? "icon-waiting.svg" : "icon.svg";
+    const icon = pending.length ? "icon-waiting.svg" : "icon.svg";
+    if (get("icon").getAttribute("href") !== icon) get("icon").href = icon;
     const oldest = pending[0];
     const isSeen = this.view === this.views.approvals;
     get("notice").hidden = pending.length === 0 || isSeen;
-    if (oldest) get("notice").replaceChildren(el("span", {}, el("b", {}, `${count(pending.length, "approval")} ${pending.length === 1 ? "waits" : "wait"}: `), line(oldest.action, 120)), el("span", { class: "go" }, "Review (2)"));
+    if (oldest) get("notice").replaceChildren(el("span", {}, el("b", {}, `${count(pending.length, "approval")} ${pending.length === 1 ? "waits" : "wait"}: `), line(oldest.action, 120)), el("span", { class: "go" }, "Review", el("kbd", {}, "2")));
     this.#title();
   }
 
@@ -197,6 +200,7 @@ class Page {
     const target = event.target;
     const isField = target.matches("input, select, textarea");
     if (event.key === "Escape") {
+      event.preventDefault(); // a browser would empty the field, and tell nobody
       if (isField) target.blur();
       else this.view.escape?.();
       return;
@@ -230,9 +234,8 @@ class Page {
   };
 
   #filter() {
-    if (this.view === this.views.runs) return this.views.runs.filter();
-    this.filters = true; // when the address has changed the view, a moment later
-    return this.go("#/runs");
+    if (this.view !== this.views.runs) this.go("#/runs");
+    this.views.runs.filter();
   }
 
   #move(step) {

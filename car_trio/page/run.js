@@ -186,7 +186,7 @@ export class RunView {
     if (!started) return;
     const record = fields(started);
     const begun = words(record, "started_at");
-    this.title.replaceChildren(line(words(record, "intent") || "no intent was given"));
+    this.title.replaceChildren(line(words(record, "intent") || "no intent was given", 1_000));
     const last = trace.isLive ? undefined : trace.record(trace.length - 1);
     const word = (last && outcomeOf(fields(last))) || trace.status;
     const seconds = trace.isLive ? (Date.now() - moment(begun)) / 1000 : trace.lasted;

@@ -30,7 +30,7 @@ export function folded(raw, { took, isOpen, toggle }) {
     el("span", { class: "mark" }, mark),
     el("span", { class: "name" }, name),
     el("span", { class: "badges" }, badges.map(([word, how]) => el("span", { class: `badge ${how}` }, word)).reduce(group, document.createDocumentFragment())),
-    el("span", { class: "took", title: "since the record before it" }, Number.isFinite(took) ? lasting(took) : ""),
+    Number.isFinite(took) && el("span", { class: "took", title: "since the record before it" }, lasting(took)),
     el("span", { class: "said" }, said));
 }
 
@@ -130,7 +130,7 @@ function cliParts(record) {
   const cli = fields(record.get("cli_outcome"));
   const program = words(cli, "cli"), tail = words(cli, "output_tail");
   const made = [];
-  if (program) made.push(part("command", prose(program)));
+  if (program && !record.has("parameters")) made.push(part("command", prose(program)));
   // The output has it too, where the tool's result is what the outcome was read from.
   if (tail && !record.get("output")?.includes(cli.get("output_tail"))) made.push(part("output tail", prose(tail)));
   return made;

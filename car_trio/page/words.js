@@ -19,7 +19,9 @@ export function moment(text) {
 export function ago(text) {
   const seconds = (Date.now() - moment(text)) / 1000;
   if (!Number.isFinite(seconds)) return "–";
-  return seconds < 5 ? "just now" : `${lasting(Math.floor(seconds))} ago`;
+  if (seconds < 5) return "just now";
+  const [unit, size] = UNITS.find(([, size]) => seconds >= size) ?? ["s", 1];
+  return `${Math.floor(seconds / size)} ${unit} ago`;
 }
 
 /** The time of day; with the day when that is not today. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Request, expect
@@ -27,15 +28,14 @@ class Screen:
         self.complaints: list[str] = []
         self.allowed: tuple[str, ...] = ()
         self.requests: list[str] = []
-        with daemon.client(host=True) as host:
-            self.url: str = at or host.call("host.web_code")["url"]
+        self.url: str = at or address(daemon)
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._asked)
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"} and not message.text.startswith(self.allowed or ("\0",)):
-            self.complaints.append(message.text)
+            self.complaints.append(f"{message.text} {message.location.get('url')}")
 
     def _asked(self, request: Request) -> None:
         self.requests.append(request.url)
@@ -89,6 +89,12 @@ class Screen:
     def ask(self, script: str, argument: Any = None) -> Any:
         """What the page answers to a function of a test."""
         return self.page.evaluate(script, argument)
+
+
+def address(daemon: DaemonProcess) -> str:
+    """Where a daemon serves the page."""
+    url: str = json.loads((daemon.home / "run" / "daemon.json").read_text())["web_url"]
+    return url
 
 
 def record(client: SecondClient, run_id: str, *turns: dict[str, Any]) -> None:
