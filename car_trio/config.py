@@ -212,7 +212,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     for dotted, value in flags.items():
         section, _, key = dotted.partition(".")
         if key and value is not None:
-            sections[section][key] = _checked(section, key, value, f"--{key.replace('_', '-')}", strict=False)
+            sections[section][key] = _checked(section, key, value, _flag(section, key), strict=False)
     token_file = flags.get("auth_token_file")
     built: dict[str, Any] = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
     config = Config(
@@ -225,6 +225,11 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     )
     _refuse_exposure(config)
     return config
+
+
+def _flag(section: str, key: str) -> str:
+    name = f"web-{key}" if section == "web" else key
+    return f"--{name.replace('_', '-')}"
 
 
 def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[str]) -> None:

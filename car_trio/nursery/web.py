@@ -30,7 +30,7 @@ from car_trio.nursery.web_guard import Guard, Headers, values
 
 LOG = logging.getLogger("car_trio.web")
 MAX_HEAD_BYTES = 16_384
-RECEIVE_BYTES = 16_384
+RECEIVE_BYTES = 4096
 RPC = "/rpc"
 INDEX = "index.html"
 KINDS = {
