@@ -91,6 +91,7 @@ class Dispatcher:
         context: Context,
         callbacks: Callbacks,
         desk: LookupDesk,
+        gate: Gate,
         config: Config,
         *,
         post: Callable[[bytes], None],
@@ -104,7 +105,7 @@ class Dispatcher:
         self._close = close
         self._spawn = spawn
         self._methods: dict[str, Method] = context.daemon.methods
-        self._gate = Gate(context.daemon.host.approvals, config.approvals)
+        self._gate = gate
         self._max_in_flight = config.server.max_in_flight
         self._handler_seconds = config.environment.handler_timeout or config.server.handler_timeout_seconds
         self._is_fixed = config.environment.handler_timeout is not None
@@ -338,9 +339,8 @@ class Dispatcher:
         if self.is_stopping and not self.in_flight:
             self._close(1001, "daemon is stopping")
 
-    def progress(self) -> None:
+    def progress(self, now: float) -> None:
         """Tells the client about requests that have waited for long, so that it goes on waiting."""
-        now = trio.current_time()
         for request in self.in_flight.values():
             if request.id is not None and now - request.began >= PROGRESS_SECONDS:
                 self._post(notification("infer.progress", {"id": Raw(request.id)}))
