@@ -38,7 +38,7 @@ from car_trio.wire.runs import (
 )
 
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-MAX_REMEMBERED = 4096
+MAX_REMEMBERED = 1024
 MAX_TOOL_NAMES = 256
 MAX_TOOL_NAME = 256
 """How many different tool names of a run the catalog keeps for searching, and how many characters of each."""
