@@ -2,7 +2,8 @@
 
 Each SIGUSR1 writes FILE as JSON: the living tasks of the event loop, the objects that the garbage collector follows
 (all, and of each of the most frequent kinds), and what the C library has handed out (`mallinfo2`, where there is one).
-With `TRACE_MEMORY` in the environment, also the lines that allocated most of what was allocated since the last time.
+With `TRACE_MEMORY` in the environment, also the lines that allocated most of what was allocated since the last time;
+with `DEFECT`, the daemon has that one (`torture.planted`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import trio
 
 from car_trio.__main__ import main
+from torture.planted import plant
 
 KINDS = 60
 FRAMES = 6
@@ -36,7 +38,7 @@ class MallInfo(ctypes.Structure):
 
 
 class Counted(trio.abc.Instrument):
-    """Counts when asked, in a step of the event loop's own: only there is what it counts not in motion."""
+    """Counts when asked. A signal is handled between two steps of the program, in the loop's own thread."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -81,6 +83,8 @@ def malloc() -> dict[str, int]:
 def count(file: Path) -> None:
     if os.environ.get("TRACE_MEMORY"):
         tracemalloc.start(FRAMES)
+    if defect := os.environ.get("DEFECT"):
+        plant(defect)
     counted = Counted(file)
     signal.signal(signal.SIGUSR1, counted.tell)
     plain: Any = trio.run
