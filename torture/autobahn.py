@@ -2,8 +2,8 @@
 
 The suite is a program of its own and needs Python 2.7: `pip install autobahntestsuite` there, and its command
 `wstest` on the PATH, or named by `WSTEST`. Found is every case that it calls failed, but for compression, which is
-never offered, and for binary messages: those must be closed with 1003, as JSON-RPC is text. `tests/daemon/test_websocket_rules.py`
-holds the same groups of cases in our own words for every test run, where there is no Python 2.
+never offered, and for binary messages: those must be closed with 1003, as JSON-RPC is text. The same groups
+of cases, in our own words and for every test run, are in `tests/daemon/test_websocket_rules.py`.
 """
 
 from __future__ import annotations

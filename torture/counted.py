@@ -77,7 +77,11 @@ def malloc() -> dict[str, int]:
         return {}
     library.mallinfo2.restype = MallInfo
     found = library.mallinfo2()
-    return {"mapped": found.arena + found.hblkhd, "used": found.uordblks + found.hblkhd, "free": found.fordblks}
+    return {
+        "mapped": found.arena + found.hblkhd,
+        "used": found.uordblks + found.hblkhd,
+        "free": found.fordblks,
+    }
 
 
 def count(file: Path) -> None:

@@ -40,6 +40,7 @@ FLOOD = 100
 
 pause = threading.Event()
 
+
 def campaign(orders: Orders) -> Verdict:
     verdict = Verdict()
     cycles(orders, verdict)

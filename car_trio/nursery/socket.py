@@ -33,7 +33,15 @@ from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
-from car_trio.nursery.framing import FINAL_CLOSE, FINAL_TEXT, MASK_BYTES, MASKED, apply_mask, payload_of, text_frames
+from car_trio.nursery.framing import (
+    FINAL_CLOSE,
+    FINAL_TEXT,
+    MASK_BYTES,
+    MASKED,
+    apply_mask,
+    payload_of,
+    text_frames,
+)
 from car_trio.nursery.together import TOGETHER
 from car_trio.wire.frames import is_utf8
 
