@@ -25,9 +25,8 @@ from car_trio.store.disk import Disk
 from car_trio.store.events import drop_journals, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
-from car_trio.store.lines import read_newest
 from car_trio.store.lock import StoreBusy, hold_lock
-from car_trio.store.log_files import lines
+from car_trio.store.log_files import lines, newest
 from car_trio.store.orphans import adopt_orphans
 from car_trio.store.reader import Page, Position, read_page
 from car_trio.store.retention import Expired, ended_before, expired, tombstone
@@ -176,7 +175,7 @@ class OpenStore:
         """The newest that ended, oldest first; none, with a word in the log, when the disk does not give them."""
         try:
             return await trio.to_thread.run_sync(
-                read_newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
+                newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
             )
         except OSError as error:
             LOG.error("%s cannot be read: %s; approvals of earlier starts are not shown", APPROVALS, error)
