@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from car_trio.methods.table import METHODS
 from tests.daemon.access_table import WHO, Row, rows
-from tests.peer import HOST_TOKEN, TOKEN, Closed, House, Peer, open_house
+from tests.peer import HOST_TOKEN, TOKEN, Closed, House, PageDoor, Peer, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
@@ -68,6 +68,8 @@ class Things:
     approval: str
     system: str
     chat: str
+    code: str = ""
+    key: str = ""
 
     @property
     def ids(self) -> list[str]:
@@ -119,6 +121,8 @@ PARAMS: dict[str, Callable[[Things], Any]] = {
     "session.auth": lambda it: {"token": TOKEN},
     "session.auth:wrong": lambda it: {"token": "wrong"},
     "session.auth:host": lambda it: {"host_token": HOST_TOKEN},
+    "session.auth:code": lambda it: {"web_code": it.code},
+    "session.auth:session": lambda it: {"web_session": it.key},
     "session.auth:agent": lambda it: {"token": TOKEN, "agent_id": it.agent},
     "server.handshake": lambda it: {"protocol_version": 3},
     "tools.register": lambda it: [{"name": "mine"}],
@@ -188,6 +192,7 @@ REFUSALS = {
         "idempotency_key cannot be used", "may not start a run for another agent",
     ],
     "wrong": ["token mismatch"],
+    "page": ["takes no tokens and no agents", "is not for the page"],
     "bound": ["already attached on another connection", "already bound to agent"],
 }  # fmt: skip
 
@@ -269,12 +274,25 @@ async def mistaken(house: House) -> Caller:
     return caller
 
 
+async def at_page(house: House, **identity: str) -> Caller:
+    url = f"127.0.0.1:{PageDoor.port}"
+    caller = Caller(house.visitor(), f"ws://{url}/rpc", f"http://{url}")
+    assert (await caller.open()).status_code == 101
+    await caller.call("session.auth", identity)
+    return caller
+
+
+async def signed_in(house: House) -> Caller:
+    return await at_page(house, web_code=house.daemon.web.code()[0])
+
+
 CALLERS: dict[str, Callable[[House], Awaitable[Caller]]] = {
     "nobody": connect,
     "wrong": mistaken,
     "unbound": lambda house: connect(house, token=TOKEN),
     "mallory": lambda house: connect(house, token=TOKEN, agent_id="mallory"),
     "host": lambda house: connect(house, host_token=HOST_TOKEN),
+    "page": signed_in,
     "open": connect,
 }
 
@@ -282,7 +300,13 @@ CALLERS: dict[str, Callable[[House], Awaitable[Caller]]] = {
 @asynccontextmanager
 async def world(house: House, who: str) -> AsyncGenerator[World]:
     alice, free = await connect(house, token=TOKEN, agent_id="alice"), await connect(house, token=TOKEN)
-    things = {"-": nothing_named(), "unknown": nothing(uuid4().hex), "alice's": await made(alice, "alice")}
+    web = house.daemon.web
+    of_page = {"code": web.code()[0], "key": web.redeem(web.code()[0])[0]}
+    things = {
+        "-": replace(nothing_named(), **of_page),
+        "unknown": nothing(uuid4().hex),
+        "alice's": await made(alice, "alice"),
+    }
     async with trio.open_nursery() as nursery:
         caller = alice if who == "alice" else await CALLERS[who](house)
         asked = await free.request("agents.chat", {"agent_id": "alice", "prompt": "p"})
@@ -349,7 +373,7 @@ async def played(house: House, who: str) -> dict[str, str]:
 async def test_each_connection_is_told_what_the_table_says(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, who: str
 ) -> None:
-    async with open_house(tmp_path, auth=who != "open", runs={"durability": "os"}) as house:
+    async with open_house(tmp_path, auth=who != "open", runs={"durability": "os"}, page=True) as house:
         told = await played(house, who)
     assert told == {str(row): row.told[who] for row in rows()}
 
