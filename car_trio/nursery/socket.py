@@ -25,7 +25,15 @@ from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
-from car_trio.nursery.framing import FINAL_TEXT, MASK_BYTES, MASKED, apply_mask, payload_of, text_frames
+from car_trio.nursery.framing import (
+    FINAL_CLOSE,
+    FINAL_TEXT,
+    MASK_BYTES,
+    MASKED,
+    apply_mask,
+    payload_of,
+    text_frames,
+)
 from car_trio.nursery.outbound import Outbound
 from car_trio.wire.frames import is_utf8
 
@@ -151,6 +159,8 @@ class Socket:
                     self._take(apply_mask(data[begin:stop], data[begin - MASK_BYTES : begin]), messages)
                     at = stop
                     continue
+                if data[at] == FINAL_CLOSE:
+                    self._let_go()
                 self._owed = stop - at
             piece = data[at : at + self._owed]
             at += len(piece)
@@ -165,6 +175,11 @@ class Socket:
             and self._partial is None
             and size <= (self._protocol.max_message_size or 0)
         )
+
+    def _let_go(self) -> None:
+        """The peer closes, perhaps between the fragments of a message, as it may (RFC 6455 section 5.4): what has come
+        of that message is nothing then. The protocol object would call it a violation."""
+        self._partial = self._protocol.current_size = None
 
     def _hand_on(self, piece: bytes | bytearray, messages: list[bytes | bytearray]) -> None:
         self._protocol.receive_data(piece)
