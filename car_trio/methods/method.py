@@ -40,8 +40,8 @@ class Method:
 
     __slots__ = (
         "_decode",
-        "admit",
         "_raw_members",
+        "admit",
         "call",
         "free_form",
         "is_async",

@@ -278,8 +278,10 @@ class Dispatcher:
 
     async def _in_slices(self, method: Method, decoding: Steps, context: Context) -> Any:
         try:
-            params = await in_steps(decoding)
-            prepared = params if method.slices is None else await in_steps(method.slices(context, params))
+            params = await context.in_steps(decoding)
+            prepared = (
+                params if method.slices is None else await context.in_steps(method.slices(context, params))
+            )
             rule = method.admit if method.is_async else method.call
             decided = prepared if rule is None else await self._decided(partial(rule, context, prepared))
         finally:
@@ -359,16 +361,6 @@ class Dispatcher:
 
 async def _call(method: Method, decided: Any, context: Context) -> Any:
     return await method.call(context, decided)
-
-
-async def in_steps(steps: Steps) -> Any:
-    """Takes the steps of a generator, with the loop running in between; returns its value."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
-        await trio.lowlevel.checkpoint()
 
 
 def nothing_left(params: Any) -> Steps:
