@@ -10,7 +10,6 @@ Every `Raw` that passes has been decoded once: a record that a reader cannot dec
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
@@ -40,9 +39,6 @@ FIELD_MARK = "…[truncated: turn exceeded 256 KiB]"
 BLOCK_BYTES = 8192
 """Half of what a cut leaves of a string: how finely a large payload is looked at before it is read."""
 REPLACED_IN_ORDER = ("output", "parameters", "prompt")
-
-LONG_STRING = re.compile(rb'"(?:[^"\\]|\\.){%d}' % (MAX_STRING_BYTES + 1))
-"""A string in JSON text that may have too many bytes: no escape stands for more bytes than it has parts here."""
 
 EVIDENCE_KINDS = frozenset(get_args(EvidenceKind))
 
@@ -98,7 +94,7 @@ def cut_raw(raw: Raw, path: str, cuts: Cuts, *, is_ours: bool = False) -> Raw:
     if kept > MAX_LINE_BYTES:
         # It will be replaced by a mark, unread, or its record refused.
         return raw
-    if may_have_long and LONG_STRING.search(whole) is not None:
+    if may_have_long:
         before = len(cuts)
         cut = cut_value(_decoded(whole, path), path, cuts)
         if len(cuts) > before:
