@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -31,6 +31,15 @@ class Waits:
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
+
+    async def in_steps(self, steps: Generator[None, None, T]) -> T:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                value: T = done.value
+                return value
+            await trio.lowlevel.checkpoint()
 
     async def settled(self, ticket: Ticket) -> None:
         done = trio.Event()

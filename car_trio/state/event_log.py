@@ -111,6 +111,10 @@ class PlanEvents:
             proposal_id=self._proposal_id,
         )
 
+    def prepare(self, action: Action) -> None:
+        """Makes the digest of its parameters now; any thread may do it."""
+        self._facts_of(action)
+
     def _common(self) -> dict[str, Any]:
         return {} if self._run_id is None else {"run_id": self._run_id}
 
