@@ -7,6 +7,9 @@ its `admit`, a `def` that still runs in the reader, because Trio starts tasks in
 A `def` whose params can be large has `slices`: a generator that prepares them step by step and returns what `call`
 gets. Of a small message the steps run in the reader; of a large one in a task, with the loop running in between.
 
+`who` is who may call it; the dispatch refuses everybody else before it looks at the params. What else a caller must be,
+the owner of this run, say, only the method can tell.
+
 `reads` marks an `async def` whose reply is built from disk and can be large: one of them at a time per connection.
 """
 
@@ -21,6 +24,7 @@ import msgspec
 import msgspec.inspect
 from msgspec import UNSET, Raw, UnsetType
 
+from car_trio.state.session import Who
 from car_trio.wire.errors import invalid_params
 
 NULL = Raw(b"null")
@@ -45,6 +49,7 @@ class Method:
         "slice_bytes",
         "slices",
         "summary",
+        "who",
     )
 
     def __init__(
@@ -54,6 +59,7 @@ class Method:
         result: Any,
         summary: str,
         *,
+        who: Who = "client",
         admit: Callable[[Any, Any], Any] | None = None,
         slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
         slice_bytes: int = SLICE_BYTES,
@@ -64,6 +70,7 @@ class Method:
         self.call = call
         self.results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
         self.summary = summary
+        self.who: Who = who
         self.admit = admit
         self.slices = slices
         self.slice_bytes = slice_bytes
