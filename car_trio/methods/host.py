@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from car_trio.methods.context import Answer, Context
+from car_trio.state.web_sessions import CODE_SECONDS
 from car_trio.wire.host import (
     AgentId,
     ApprovalList,
@@ -21,6 +22,7 @@ from car_trio.wire.host import (
     RequestApproval,
     ResolveApproval,
     SetStatus,
+    WebCode,
 )
 from car_trio.wire.session import NoParams
 
@@ -75,3 +77,9 @@ def resolve_approval(context: Context, ask: ResolveApproval) -> Answer:
 
 def approvals(context: Context, _: NoParams) -> ApprovalList:
     return ApprovalList(context.daemon.host.approvals.listed(context.session))
+
+
+def web_code(context: Context, _: NoParams) -> WebCode:
+    context.session.refuse_page("host.web_code")
+    code, url = context.daemon.web.code()
+    return WebCode(code, url, CODE_SECONDS)

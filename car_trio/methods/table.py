@@ -170,6 +170,7 @@ METHODS: dict[str, Method] = {
         h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide.", who="person"
     ),
     "host.approvals": Method(s.NoParams, host.approvals, h.ApprovalList, "The approvals."),
+    "host.web_code": Method(s.NoParams, host.web_code, h.WebCode, "Let a browser in, once.", who="host"),
     # A person talks with an agent
     "agents.chat": Method(
         c.StartChat, chat.chat, c.ChatAccepted, "Begin a chat.", who="person", admit=chat.admit

@@ -91,6 +91,7 @@ def test_what_is_not_for_every_client_is_this_and_nothing_else():
         "host.events": "person",
         "host.subscribe": "person",
         "host.resolve_approval": "person",
+        "host.web_code": "host",
         "agents.chat": "person",
         "agents.chat.cancel": "person",
         "agents.chat.approve": "person",
