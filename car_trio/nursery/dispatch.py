@@ -171,7 +171,8 @@ class Dispatcher:
 
     def _admitted(self, request: Request) -> Method:
         """The method, if this connection may call it now."""
-        self._context.session.require(request.method)
+        method = self._methods.get(request.method)
+        self._context.session.require(request.method, "client" if method is None else method.who)
         if (self.is_stopping or self._context.session.is_gone) and request.method not in ENDS:
             raise stopping()
         if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
@@ -180,7 +181,6 @@ class Dispatcher:
                 "read some before sending more",
                 TOO_MANY_REQUESTS,
             )
-        method = self._methods.get(request.method)
         if method is None:
             shown = request.method[:SHOWN_NAME]
             raise Refusal(f"unknown method '{shown}'; rpc.discover lists what there is", METHOD_NOT_FOUND)

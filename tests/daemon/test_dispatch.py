@@ -82,7 +82,7 @@ async def test_a_wrong_shape_names_the_field_and_what_was_expected(
     tmp_path, autojump_clock, method, params, said
 ):
     async with open_house(tmp_path) as house:
-        peer = await house.peer()
+        peer = await house.peer(host=True)
         with pytest.raises(Refused, match=said) as caught:
             await peer.call(method, params)
         assert caught.value.code == -32602
