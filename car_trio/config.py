@@ -92,6 +92,7 @@ class Environment(Struct, frozen=True, kw_only=True):
     handler_timeout: float | None = None
     notify_socket: str | None = None
     watchdog_seconds: float | None = None
+    journal_stream: str | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -307,6 +308,7 @@ def _protocol_environment(environ: Mapping[str, str]) -> Environment:
         agent_id=environ.get("CAR_AGENT_ID") or None,
         handler_timeout=seconds,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
+        journal_stream=environ.get("JOURNAL_STREAM") or None,
         # systemd names the process it means; to any other the variables are inherited noise.
         watchdog_seconds=watchdog if watchdog > 0 and pid in {None, str(os.getpid())} else None,
     )

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import msgspec
 import trio
-from cyclopts import Parameter
 
 from car_trio.cli.app import NO, OK
 from car_trio.cli.calling import talk
 from car_trio.cli.failures import FailedError, no_such
-from car_trio.cli.screen import Home, Json, Switch, ago, folded, say_json, styled
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import ago, folded, say_json, styled
 from car_trio.client import Car
 from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent
 from car_trio.wire.text import escaped, one_line
@@ -36,7 +36,7 @@ def agents(*, home: Home = None, json: Json = False) -> int:
 
 def approvals(
     *,
-    everything: Annotated[Switch, Parameter(name="--all", help="Also those that are over.")] = False,
+    everything: Annotated[bool, Flag("Also those that are over.", ("--all",))] = False,
     home: Home = None,
     json: Json = False,
 ) -> int:

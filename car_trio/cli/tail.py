@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.cli.app import OK, USAGE
 from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, Json, Switch, folded, styled
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import folded, styled
 from car_trio.cli.timeline import Timeline
 from car_trio.store.lock import lock_is_held
 from car_trio.store.reader import START, Position
@@ -31,15 +31,15 @@ from car_trio.wire.runs import RunRef, SearchRuns
 from car_trio.wire.text import escaped_json, one_line
 
 POLL_SECONDS = 0.5
-From = Annotated[int, Parameter(name="--from", help="The first turn to show, counted from 0.")]
-All = Annotated[Switch, Parameter(name="--all", help="Every run that is open or begins.")]
+From = Annotated[int, Flag("The first turn to show, counted from 0.", ("--from",))]
+All = Annotated[bool, Flag("Every run that is open or begins.", ("--all",))]
 
 
 def tail(
-    run: Annotated[str | None, Parameter(help="A run's id, or how it begins.")] = None,
+    run: Annotated[str | None, Flag("A run's id, or how it begins.")] = None,
     /,
     *,
-    agent: Annotated[str | None, Parameter(help="Every run of this agent that is open or begins.")] = None,
+    agent: Annotated[str | None, Flag("Every run of this agent that is open or begins.")] = None,
     everything: All = False,
     first_turn: From = 0,
     home: Home = None,
