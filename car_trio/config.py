@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -221,6 +220,8 @@ def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[s
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; fix its permissions or remove it"
         ) from error
+    import tomllib  # here: commands that only want the state root read no TOML
+
     try:
         document = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
