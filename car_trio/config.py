@@ -22,6 +22,7 @@ BUNDLE = "ai.parslee.car"
 """The folder name in which the published clients look for tokens."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_PORT = 65_535
 
 
 class ConfigError(Exception):
@@ -79,6 +80,13 @@ class Permissions(Struct, frozen=True, kw_only=True):
     tier: Literal["read_only", "sandbox_edit", "full_access"] = "sandbox_edit"
 
 
+class Web(Struct, frozen=True, kw_only=True):
+    """The page. `port` is by default the one after the server's, see `Config.web_port`."""
+
+    enabled: bool = True
+    port: int | None = None
+
+
 class Log(Struct, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -104,6 +112,7 @@ class Config(Struct, frozen=True, kw_only=True):
     runs: Runs = Runs()
     approvals: Approvals = field(default_factory=Approvals)
     permissions: Permissions = Permissions()
+    web: Web = Web()
     log: Log = Log()
     environment: Environment = Environment()
     warnings: list[str] = []
@@ -112,6 +121,13 @@ class Config(Struct, frozen=True, kw_only=True):
     def socket_path(self) -> Path | None:
         """Where the Unix socket goes; `None` when it is off."""
         return None if self.server.socket in {"off", ""} else self.home / self.server.socket
+
+    @property
+    def web_port(self) -> int:
+        """The page's port; 0 takes any free one, as it must where the server's is chosen so or is the last."""
+        if self.web.port is not None:
+            return self.web.port
+        return self.server.port + 1 if 0 < self.server.port < MAX_PORT else 0
 
     @property
     def is_loopback(self) -> bool:
@@ -123,6 +139,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "runs": Runs,
     "approvals": Approvals,
     "permissions": Permissions,
+    "web": Web,
     "log": Log,
 }
 
@@ -195,7 +212,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     for dotted, value in flags.items():
         section, _, key = dotted.partition(".")
         if key and value is not None:
-            sections[section][key] = _checked(section, key, value, f"--{key.replace('_', '-')}", strict=False)
+            sections[section][key] = _checked(section, key, value, _flag(section, key), strict=False)
     token_file = flags.get("auth_token_file")
     built: dict[str, Any] = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
     config = Config(
@@ -208,6 +225,11 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     )
     _refuse_exposure(config)
     return config
+
+
+def _flag(section: str, key: str) -> str:
+    name = f"web-{key}" if section == "web" else key
+    return f"--{name.replace('_', '-')}"
 
 
 def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[str]) -> None:
@@ -287,11 +309,13 @@ def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -
         raise ConfigError(f"{source} is {value!r}: {str(error).replace('`', '')}") from error
     if isinstance(checked, float) and not math.isfinite(checked):
         raise ConfigError(f"{source} is {value!r}: must be a finite number")
+    if checked is None:
+        return None
     if key in POSITIVE and not checked > 0:
         raise ConfigError(f"{source} is {value!r}: must be more than 0")
     if key in NOT_NEGATIVE and not checked >= 0:
         raise ConfigError(f"{source} is {value!r}: must not be negative")
-    if key == "port" and checked > 65535:
+    if key == "port" and checked > MAX_PORT:
         raise ConfigError(f"{source} is {value!r}: a port is 0 to 65535 (0 = any free one)")
     return checked
 

@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("serve:serve", "Run the daemon until SIGTERM or SIGINT (also without any command)."),
+    "ui": Command("ui:ui", "Open the page in a browser, signed in."),
     "status": Command("status:status", "How the daemon and its store are."),
     "doctor": Command("doctor:doctor", "Look for whatever could be wrong; --fix mends what is safe to mend."),
     "runs ls": Command("listing:ls", "List runs, newest first."),

@@ -39,6 +39,7 @@ CHECKS: list[Callable[[Patient], Found]] = [
     store_checks.stale_socket,
     store_checks.stale_tokens,
     store_checks.port,
+    store_checks.page,
     store_checks.dead_daemon,
     store_checks.catalog,
     store_checks.catalog_agrees,

@@ -32,6 +32,8 @@ class Flags:
     """TCP port; default 9100, 0 takes any free one."""
     home: str | None = None
     """State root: runs, configuration, locks. Default: CAR_HOME, else the platform's state directory."""
+    web_port: int | Literal["off"] | None = None
+    """Port of the page, always on loopback, or "off"; default: the one after --port, 0 takes any free one."""
     socket: str | None = None
     """Path of the Unix socket, or "off"; default run/car.sock under the state root."""
     auth_token_file: str | None = None
@@ -59,6 +61,8 @@ def serve(flags: Flags | None = None) -> int:
             "auth_token_file": given.auth_token_file,
             "server.host": given.host,
             "server.port": given.port,
+            "web.port": None if given.web_port == "off" else given.web_port,
+            "web.enabled": None if given.web_port is None else given.web_port != "off",
             "server.socket": given.socket,
             "server.auth": False if given.no_auth else None,
             "server.allow_remote": True if given.allow_remote else None,

@@ -24,6 +24,7 @@ class DaemonFile(msgspec.Struct):
     pid: int | None = None
     url: str | None = None
     socket: str | None = None
+    web_url: str | None = None
     started_at: str | None = None
 
 
@@ -127,6 +128,7 @@ def show(found: Status) -> None:
     line("home", found.home)
     if health is not None:
         line("daemon", f"up, version {health['version']}, pid {daemon.pid}, {daemon.url}", "green")
+        line("page", "not served" if daemon.web_url is None else f"{daemon.web_url}, opened by car-trio ui")
         line("uptime", lasting(health["uptime_secs"]))
         line("store", f"{health['store']}, durability {health['durability']}")
         line("auth", "on" if health["auth_enabled"] else "off: every local connection may do everything")

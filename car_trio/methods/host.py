@@ -6,6 +6,7 @@ import os
 
 from car_trio.methods.context import Answer, Context
 from car_trio.state.events import for_hosts
+from car_trio.state.web_sessions import CODE_SECONDS
 from car_trio.wire.host import (
     AgentId,
     ApprovalList,
@@ -22,6 +23,7 @@ from car_trio.wire.host import (
     RequestApproval,
     ResolveApproval,
     SetStatus,
+    WebCode,
 )
 from car_trio.wire.session import NoParams
 
@@ -79,3 +81,9 @@ def resolve_approval(context: Context, ask: ResolveApproval) -> Answer:
 
 def approvals(context: Context, _: NoParams) -> ApprovalList:
     return ApprovalList(context.daemon.host.approvals.listed(context.session))
+
+
+def web_code(context: Context, _: NoParams) -> WebCode:
+    context.session.require_token_host("host.web_code")
+    code, url = context.daemon.web.code()
+    return WebCode(code, url, CODE_SECONDS)

@@ -35,7 +35,8 @@ class Beginning(NamedTuple):
 def authenticate(context: Context, ask: Authenticate) -> Authenticated:
     if ask.agent_id is not None:
         context.daemon.check_name(ask.agent_id)
-    return decide(context.session, ask, context.daemon.secrets, context.daemon.attachments)
+    daemon = context.daemon
+    return decide(context.session, ask, daemon.secrets, daemon.attachments, daemon.web)
 
 
 def handshake(context: Context, ask: Handshake) -> Shaken:

@@ -168,6 +168,7 @@ METHODS: dict[str, Method] = {
     ),
     "host.resolve_approval": Method(h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide."),
     "host.approvals": Method(s.NoParams, host.approvals, h.ApprovalList, "The approvals."),
+    "host.web_code": Method(s.NoParams, host.web_code, h.WebCode, "Let a browser in, once; host role."),
     # A person talks with an agent
     "agents.chat": Method(c.StartChat, chat.chat, c.ChatAccepted, "Begin a chat.", admit=chat.admit),
     "agents.chat.cancel": Method(c.ChatSession, chat.cancel, c.ChatCancelled, "End a chat."),

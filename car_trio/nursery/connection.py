@@ -62,7 +62,9 @@ def judge(server: Server, request: HttpRequest) -> Rejection | None:
 
 
 class Connection:
-    """One client's connection; `run` is its whole life. `is_full` tells whether another stranger may be let in."""
+    """One client's connection; `run` is its whole life. `is_full` tells whether another stranger may be let in.
+
+    `upgrade` is a request that was read, and judged, at the page's port, and what came behind it."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Connection:
         stream: trio.abc.Stream,
         *,
         is_remote: bool = False,
+        upgrade: bytes | None = None,
         is_full: Callable[[], bool] = lambda: False,
         known: Callable[[Connection], None] = lambda _: None,
         sweep: Callable[[Connection], None] = lambda _: None,
@@ -80,6 +83,7 @@ class Connection:
         self._desk = desk
         self._stream = stream
         self._is_remote = is_remote
+        self._is_judged = upgrade is not None
         self._is_full = is_full
         self._known = known
         self._sweep = sweep
@@ -92,7 +96,10 @@ class Connection:
         self._peer: Peer | None = None
         self._dispatcher: Dispatcher | None = None
         self.session = Session(
-            uuid.uuid4().hex, open_house=daemon.secrets is None, tier=daemon.permissions.tier
+            uuid.uuid4().hex,
+            open_house=daemon.secrets is None,
+            at_page=self._is_judged,
+            tier=daemon.permissions.tier,
         )
         self.is_known = False
         self.left_at = math.inf
@@ -102,6 +109,7 @@ class Connection:
             max_message_bytes=UNAUTHENTICATED_MESSAGE_BYTES,
             stall_seconds=self._server.write_stall_seconds,
             cut=self._cut,
+            early=upgrade or b"",
         )
         self._callbacks = Callbacks(self._socket.post, daemon.counters)
         self._events = EventLog(self.session.id, partial(daemon.log_event, self.session.id), event_time)
@@ -148,7 +156,7 @@ class Connection:
     def _judge(self, request: HttpRequest) -> Rejection | None:
         if self._is_full():
             return Rejection(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again later\n")
-        return judge(self._server, request)
+        return None if self._is_judged else judge(self._server, request)
 
     async def _read(self, requests: trio.Nursery) -> None:
         self._peer = Peer(self._daemon, self.session, self._socket, self._callbacks, requests.start_soon)
@@ -168,12 +176,15 @@ class Connection:
             while (messages := await self._socket.receive()) is not None:
                 for message in messages:
                     self._dispatcher.take(message)
-                if not self.is_known:
+                if not self.is_known or self.session.at_page:
                     self._recognise()
+        if self._reading.cancelled_caught and self.session.at_page:
+            self._socket.close(1008, "the web session is over")  # nothing, when another close has begun
 
     def _recognise(self) -> None:
-        """Once the client has said who it is, the limits for strangers are lifted."""
+        """Once the client has said who it is, the limits for strangers are lifted. A page has its role for a time."""
         if self.session.authenticated:
+            self._reading.deadline = self.session.valid_until
             self.is_known = True
             self._daemon.sessions[self.session.id] = self.session
             self._scope.deadline = math.inf

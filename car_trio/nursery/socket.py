@@ -67,14 +67,16 @@ class Socket:
         max_message_bytes: int,
         stall_seconds: float,
         cut: Callable[[str], None],
+        early: bytes = b"",
     ) -> None:
+        """`early` is what has been read of the stream already."""
         self._stream = stream
         self._raw: trio.socket.SocketType | None = getattr(stream, "socket", None)
         self._protocol = Protocol(SERVER, state=CONNECTING, max_size=max_message_bytes, logger=_quiet)
         self._stall_seconds = stall_seconds
         self._cut = cut
         self._partial: bytearray | None = None
-        self._early: bytes | bytearray = b""
+        self._early: bytes | bytearray = early
         self._tail: bytes | bytearray = b""
         self._owed = 0
         self._out: list[bytes] = []
@@ -101,7 +103,8 @@ class Socket:
         opening = ServerProtocol(logger=_quiet)
         before = b""
         while not (events := opening.events_received()):
-            data = await self._read_some()
+            data, self._early = self._early, b""
+            data = data or await self._read_some()
             if not data:
                 return False
             # What follows the request already is not HTTP any more.

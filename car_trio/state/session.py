@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from car_trio.state.policies import PolicyBook
 from car_trio.state.tools import Offer, Results
 from car_trio.state.values import Values
+from car_trio.state.web_sessions import WebSessions
 from car_trio.wire.analysis import ReplanConfig, Tier
 from car_trio.wire.errors import (
     MISSING_CAPABILITY,
@@ -77,10 +80,13 @@ class Attachments:
 @dataclass(slots=True, eq=False)
 class Session:
     """One connection's identity. `open_house`: authentication is off, so everybody is everything. `is_gone`: the client
-    has left, nothing may be given to it any more."""
+    has left, nothing may be given to it any more. `at_page`: it came in at the page's port; what it is there it is
+    until `valid_until`."""
 
     id: str
     open_house: bool = False
+    at_page: bool = False
+    valid_until: float = math.inf
     authenticated: bool = False
     host: bool = False
     agent_id: str | None = None
@@ -118,6 +124,12 @@ class Session:
         if not self.host:
             raise Refusal(f"'{method}' needs the host role; authenticate with session.auth {{host_token}}")
 
+    def require_token_host(self, method: str) -> None:
+        """Raises Refusal unless this connection has the host role by a token: a page does not make pages."""
+        self.require_host(method)
+        if self.at_page:
+            raise Refusal(f"'{method}' is not for the page; run car-trio ui")
+
     def check_room(self, offers: Iterable[Offer]) -> None:
         """Raises Refusal (-32602) when these tools, beside those that stay, would be too many or too large."""
         kept = self.tools | {offer.tool.name: offer for offer in offers}
@@ -138,15 +150,27 @@ class Session:
         return len(offered)
 
 
+class Proven(NamedTuple):
+    """What the secrets that were shown are worth; `key` is that of a new session of the page."""
+
+    is_host: bool
+    valid_until: float = math.inf
+    key: str | None = None
+
+
 def authenticate(
-    session: Session, ask: Authenticate, secrets: Secrets | None, attachments: Attachments
+    session: Session,
+    ask: Authenticate,
+    secrets: Secrets | None,
+    attachments: Attachments,
+    web: WebSessions,
 ) -> Authenticated:
-    """`session.auth` in its three forms. All or nothing: a refused binding grants no role either.
+    """`session.auth` in its forms. All or nothing: a refused binding grants no role either.
 
     `secrets` is `None` with authentication off. Raises Refusal, and Fatal at the tenth failure of a connection.
     """
     try:
-        _check_tokens(ask, secrets)
+        proven = _proven(session, ask, secrets, web)
         _bind(session, ask.agent_id, attachments)
     except Refusal as refusal:
         session.failures += 1
@@ -156,21 +180,47 @@ def authenticate(
             ) from None
         raise
     session.authenticated = True
-    session.host = session.host or ask.host_token is not None
+    session.host = session.host or proven.is_host
+    session.valid_until = proven.valid_until
     return Authenticated(
         True,
         auth_enabled=secrets is not None,
-        role="host" if ask.host_token is not None else None,
+        role="host" if proven.is_host else None,
         agent_id=ask.agent_id,
+        web_session=proven.key,
+        web_session_expires_in_secs=web.left(proven.valid_until),
     )
 
 
-def _check_tokens(ask: Authenticate, secrets: Secrets | None) -> None:
+def _proven(session: Session, ask: Authenticate, secrets: Secrets | None, web: WebSessions) -> Proven:
     if secrets is None:
-        return
-    if ask.token is None and ask.host_token is None:
+        return Proven(ask.host_token is not None)
+    if session.at_page:
+        return _proven_at_page(ask, web)
+    _check_tokens(ask, secrets)
+    return Proven(ask.host_token is not None)
+
+
+def _proven_at_page(ask: Authenticate, web: WebSessions) -> Proven:
+    """A page shows a code or its session. It never has a token, so that one that was stolen is of no use there."""
+    if ask.token is not None or ask.host_token is not None or ask.agent_id is not None:
+        raise Refusal(
+            "auth failed: the page's port takes no tokens and no agents; run car-trio ui to sign in"
+        )
+    if ask.web_code is not None and ask.web_session is None:
+        key, until = web.redeem(ask.web_code)
+        return Proven(True, until, key)
+    if ask.web_session is not None and ask.web_code is None:
+        return Proven(True, web.resume(ask.web_session))
+    raise invalid_params("session.auth requires { web_code } or { web_session } at the page's port")
+
+
+def _check_tokens(ask: Authenticate, secrets: Secrets) -> None:
+    if ask.token is None and ask.host_token is None and ask.web_code is None and ask.web_session is None:
         raise invalid_params("session.auth requires { token } or { host_token }")
-    if ask.token is not None and not secrets.is_token(ask.token):
+    # What belongs to the page is worth here what a wrong token is, and is told the same.
+    is_page = ask.web_code is not None or ask.web_session is not None
+    if is_page or (ask.token is not None and not secrets.is_token(ask.token)):
         raise Refusal("auth failed: token mismatch; read the auth-token file again, it is new at each start")
     if ask.host_token is not None and not secrets.is_host_token(ask.host_token):
         raise Refusal(

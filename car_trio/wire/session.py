@@ -13,19 +13,27 @@ PROTOCOL_VERSIONS = (2, 3)
 
 
 class Authenticate(Struct, omit_defaults=True):
-    """`session.auth`: the daemon's token, or the host's; `agent_id` binds the connection to an agent."""
+    """`session.auth`: the daemon's token, or the host's; `agent_id` binds the connection to an agent.
+
+    On the page's port, and only there, it is a `web_code`, once, or the `web_session` that one gave."""
 
     token: str | None = None
     host_token: str | None = None
     agent_id: str | None = None
     memory_namespace: str | None = None
+    web_code: str | None = None
+    web_session: str | None = None
 
 
 class Authenticated(Struct, omit_defaults=True):
+    """`web_session` comes with a code alone; how long it lasts, with each use of it."""
+
     ok: Literal[True]
     auth_enabled: bool
     role: Literal["host"] | None = None
     agent_id: str | None = None
+    web_session: str | None = None
+    web_session_expires_in_secs: int | None = None
 
 
 class Handshake(Struct, omit_defaults=True):
