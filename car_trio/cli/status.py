@@ -130,6 +130,9 @@ def show(found: Status) -> None:
         line("daemon", f"up, version {health['version']}, pid {daemon.pid}, {daemon.url}", "green")
         line("page", "not served" if daemon.web_url is None else f"{daemon.web_url}, opened by car-trio ui")
         line("uptime", lasting(health["uptime_secs"]))
+        if "connections" in health:
+            others = max(0, health["connections"] - 1)  # without this command's own
+            line("busy with", f"{others} connections, {health['open_runs']} open runs")
         line("store", f"{health['store']}, durability {health['durability']}")
         line("auth", "on" if health["auth_enabled"] else "off: every local connection may do everything")
     elif found.running:
