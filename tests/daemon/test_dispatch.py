@@ -219,6 +219,17 @@ async def test_before_authentication_health_answers_and_anything_else_closes(tmp
         assert await stranger.closed() == 1008
 
 
+async def test_how_busy_the_daemon_is_is_told_to_hosts_and_to_nobody_else(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        agent, host, stranger = await house.peer("ada"), await house.peer(host=True), await house.stranger()
+        await stranger.open()
+        await agent.call("runs.start", {"intent": "x"})
+        health = await host.call("server.health")
+        assert (health["connections"], health["open_runs"]) == (3, 1)
+        for other in (agent, stranger, await house.peer()):
+            assert not {"connections", "open_runs"} & set(await other.call("server.health"))
+
+
 async def test_a_wrong_token_leaves_the_connection_open_for_another_try_and_ten_close_it(
     tmp_path, autojump_clock
 ):
