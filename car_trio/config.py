@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -100,6 +99,7 @@ class Environment(Struct, frozen=True, kw_only=True):
     handler_timeout: float | None = None
     notify_socket: str | None = None
     watchdog_seconds: float | None = None
+    journal_stream: str | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -212,7 +212,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     for dotted, value in flags.items():
         section, _, key = dotted.partition(".")
         if key and value is not None:
-            sections[section][key] = _checked(section, key, value, f"--{key.replace('_', '-')}", strict=False)
+            sections[section][key] = _checked(section, key, value, _flag(section, key), strict=False)
     token_file = flags.get("auth_token_file")
     built: dict[str, Any] = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
     config = Config(
@@ -227,6 +227,11 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     return config
 
 
+def _flag(section: str, key: str) -> str:
+    name = f"web-{key}" if section == "web" else key
+    return f"--{name.replace('_', '-')}"
+
+
 def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[str]) -> None:
     try:
         text = path.read_bytes()
@@ -237,6 +242,8 @@ def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[s
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; fix its permissions or remove it"
         ) from error
+    import tomllib  # here: commands that only want the state root read no TOML
+
     try:
         document = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -326,6 +333,7 @@ def _protocol_environment(environ: Mapping[str, str]) -> Environment:
         agent_id=environ.get("CAR_AGENT_ID") or None,
         handler_timeout=seconds,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
+        journal_stream=environ.get("JOURNAL_STREAM") or None,
         # systemd names the process it means; to any other the variables are inherited noise.
         watchdog_seconds=watchdog if watchdog > 0 and pid in {None, str(os.getpid())} else None,
     )

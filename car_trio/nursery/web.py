@@ -30,7 +30,7 @@ from car_trio.nursery.web_guard import Guard, Headers, values
 
 LOG = logging.getLogger("car_trio.web")
 MAX_HEAD_BYTES = 16_384
-RECEIVE_BYTES = 16_384
+RECEIVE_BYTES = 4096
 RPC = "/rpc"
 INDEX = "index.html"
 KINDS = {
@@ -233,5 +233,5 @@ async def linger(stream: trio.abc.Stream) -> None:
     with trio.move_on_after(LINGER_SECONDS):
         if isinstance(stream, trio.abc.HalfCloseableStream):
             await stream.send_eof()
-        while await stream.receive_some(RECEIVE_BYTES):
+        while await stream.receive_some():
             pass
