@@ -10,6 +10,7 @@ const UNSEEN =
   /(?:[\0-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}]|\p{Cs}|(?<!\p{Extended_Pictographic}\ufe0f?)\u200d)/gu;
 
 const CHUNK = 8_000;
+const MAX_MARGIN = 32;
 
 /** An element. `set`: attributes; `on…`: listeners; null and false are left out. Children are nodes or our own words. */
 export function el(tag, set = {}, ...children) {
@@ -74,11 +75,17 @@ export function prose(text) {
   return made;
 }
 
-// A line break inside of a JSON string is shown as it is written and then made: nothing hidden, and readable.
-function stringToken(raw, kind) {
-  const parts = raw.split(/((?<!\\)(?:\\\\)*\\n)/);
-  const made = el("span", { class: parts.length > 1 ? `${kind} lines` : kind });
-  parts.forEach((part, i) => made.append(seen(part), i % 2 ? "\n" : ""));
+// A line break inside of a JSON string is shown as it is written and then made, and what follows is moved to where the
+// string begins: nothing is hidden, nothing is added, and it can be read.
+function stringToken(raw, kind, column) {
+  const made = el("span", { class: kind });
+  raw.split(/((?<!\\)(?:\\\\)*\\n)/).forEach((part, i) => {
+    made.append(seen(part));
+    if (i % 2 === 0) return;
+    const margin = el("span", { class: "margin" });
+    margin.style.width = `${column}ch`;
+    made.append("\n", margin);
+  });
   return made;
 }
 
@@ -86,8 +93,10 @@ function stringToken(raw, kind) {
 export function json(raw) {
   const made = el("pre", { class: "payload json", tabindex: "0" });
   let block = el("span", { class: "block" });
-  let size = 0;
+  let size = 0, column = 0;
   for (const [kind, text] of laidOut(raw)) {
+    const at = column > MAX_MARGIN ? 2 : column;
+    column = text.startsWith("\n") ? text.length - 1 : column + text.length;
     if (kind === "space" && text.startsWith("\n") && size > CHUNK) {
       block.append("\n");
       made.append(block);
@@ -97,7 +106,7 @@ export function json(raw) {
     }
     size += text.length;
     if (kind === "space" || kind === "mark") block.append(text);
-    else block.append(stringToken(text, kind));
+    else block.append(stringToken(text, kind, at));
   }
   made.append(...(made.childElementCount ? [block] : [...block.childNodes]));
   return made;

@@ -12,9 +12,10 @@ import { fields, items, plain, words } from "./json.js";
 
 const PAGE = 64;
 const BUDGET = 24_000_000;
-const WANTED_REPLY = 600_000;
 const FIRST_LIMIT = 40;
-const MAX_LIMIT = 2_000;
+const SHOWING = { reply: 500_000, most: 500 }; // characters and records of one answer, for the records in view
+const SEEKING = { reply: 2_000_000, most: 10_000 }; // and for those that are only looked at
+const SLICE = 500; // as many are looked at before the browser may draw
 const BEYOND = Number.MAX_SAFE_INTEGER;
 
 export const UNKNOWN = 0, FINE = 1, FAILED = 2, DENIED = 3, DAMAGED = 4;
@@ -47,7 +48,7 @@ export class Trace {
   #uses = 0;
   #verdicts = new Uint8Array(256);
   #times = new Float64Array(256).fill(NaN);
-  #limit = FIRST_LIMIT;
+  #size = 0; // of a record on average, in characters; 0 while that is not known
   #wanted = [0, 0];
   #fetching = false;
   #over = false;
@@ -156,7 +157,7 @@ export class Trace {
   // Fetches from a record on; false when there was nothing. The one before it comes too: what it took needs its time.
   async #fetchFrom(start) {
     const from = Math.max(0, start - 1);
-    const raws = await this.#ask(from, this.#limit);
+    const raws = await this.#ask(from, this.#limit(SHOWING));
     if (!raws) return false;
     raws.forEach((raw, n) => this.#keep(from + n, raw));
     if (raws.length > 0) this.changed(from, from + raws.length - 1);
@@ -174,8 +175,12 @@ export class Trace {
     const raws = items(said.get("records"));
     if (said.has("torn")) this.torn = plain(said, "torn").bytes;
     this.#correct(cursor + raws.length, said.has("next_cursor"), limit > raws.length);
-    this.#limit = Math.max(8, Math.min(MAX_LIMIT, Math.floor((raws.length * WANTED_REPLY) / (reply.length + 1))));
+    if (raws.length) this.#size = reply.length / raws.length;
     return raws;
+  }
+
+  #limit({ reply, most }) {
+    return this.#size ? Math.max(8, Math.min(most, Math.floor(reply / this.#size))) : FIRST_LIMIT;
   }
 
   // What was counted from outside can be wrong for a file that another version wrote, or that is damaged.
@@ -203,9 +208,13 @@ export class Trace {
   }
 
   async #look(i, step) {
-    const from = step > 0 ? i : Math.max(0, i - this.#limit + 1);
-    const raws = await this.#ask(from, step > 0 ? this.#limit : i - from + 1);
-    raws?.forEach((raw, n) => this.#note(from + n, raw));
+    const limit = this.#limit(SEEKING);
+    const from = step > 0 ? i : Math.max(0, i - limit + 1);
+    const raws = (await this.#ask(from, step > 0 ? limit : i - from + 1)) ?? [];
+    for (let n = 0; n < raws.length; n++) {
+      this.#note(from + n, raws[n]);
+      if (n % SLICE === SLICE - 1) await new Promise((resolve) => setTimeout(resolve));
+    }
   }
 
   /** Looks at every record once, so that all failures are known; for runs that are not long. */
@@ -232,7 +241,7 @@ export class Trace {
     const raws = [];
     let size = 0;
     for (let i = 0; i < this.length;) {
-      const more = await this.#ask(i, this.#limit);
+      const more = await this.#ask(i, this.#limit(SEEKING));
       if (!more?.length) break;
       for (const raw of more) raws.push(raw), (size += raw.length);
       if (size > most) throw new TooLong(this.runId);

@@ -61,7 +61,7 @@ function turnLines(record) {
     mark: record.get("index") ?? "",
     name: tool === null ? el("i", {}, "says") : line(tool, 60),
     badges: badgesOf(record),
-    said: saidBy(record, tool),
+    said: saidBy(record),
   };
 }
 
@@ -83,13 +83,14 @@ function exitOf(cli) {
   return cli.exit_code === undefined || cli.exit_code === null ? [] : [[`exit ${cli.exit_code}`, cli.exit_code ? "bad" : "quiet"]];
 }
 
-function saidBy(record, tool) {
+function saidBy(record) {
   const error = words(record, "error");
   if (error !== null) return el("span", { class: "error" }, line(error));
-  const asked = words(record, "prompt") ?? payloadText(record.get("parameters"));
+  const prompt = words(record, "prompt");
+  const asked = prompt ?? payloadText(record.get("parameters"));
   const answered = payloadText(record.get("output"));
   const made = el("span", {});
-  if (asked !== null) made.append(el("span", tool === null ? {} : { class: "asked" }, line(asked)));
+  if (asked !== null) made.append(el("span", { class: prompt === null ? null : "prose" }, line(asked)));
   if (answered !== null) made.append(el("span", { class: "arrow" }, " → "), line(answered));
   return made;
 }

@@ -11,16 +11,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.screen import Screen
-from tests.process.conftest import daemon, make_daemon
+from tests.process import conftest as process
 from tests.process.daemon_process import PATIENCE, DaemonProcess
-
-__all__ = ["daemon", "make_daemon"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 FLAGS = (
@@ -31,6 +28,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+daemon, make_daemon = process.daemon, process.make_daemon
 
 expect.set_options(timeout=PATIENCE * 1000)
 
@@ -56,8 +55,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_screen(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Screen]]:
-    """Opens the page of a daemon, signed in unless the test says otherwise. Each is a browser session of its own."""
+def open_screen(
+    browser: Browser, make_daemon: Callable[..., DaemonProcess]
+) -> Iterator[Callable[..., Screen]]:
+    """Opens the page of a daemon, signed in unless the test says otherwise. Each is a browser session of its own, and
+    is closed before its daemon ends: it depends on what ends daemons."""
     made: list[Screen] = []
 
     def open_one(

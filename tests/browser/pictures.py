@@ -31,7 +31,9 @@ def said(prompt: str, seconds: float = 2.0) -> tuple[float, Turn]:
     return seconds, {"prompt": prompt}
 
 
-def did(tool: str, parameters: Any, output: Any = None, seconds: float = 0.2, **more: Any) -> tuple[float, Turn]:
+def did(
+    tool: str, parameters: Any, output: Any = None, seconds: float = 0.2, **more: Any
+) -> tuple[float, Turn]:
     turn = {"tool": tool, "parameters": parameters, "status": "succeeded", **more}
     return seconds, turn if output is None else {**turn, "output": output}
 
@@ -53,13 +55,36 @@ FAILED tests/test_rates.py::test_rounding_is_half_up - AssertionError
 
 THE_RELEASE = [
     said("I look at what changed since the last release, make the changelog say it, and publish 2.4.0."),
-    did("read_file", {"path": "CHANGELOG.md"}, "# Changelog\n\n## 2.3.1\n\n- A refund keeps its currency.\n", 0.04),
-    did("git_log", {"since": "v2.3.1", "limit": 50}, {"commits": 14, "first": "9b1f3ce", "last": "e07aa41"}, 0.31),
+    did(
+        "read_file",
+        {"path": "CHANGELOG.md"},
+        "# Changelog\n\n## 2.3.1\n\n- A refund keeps its currency.\n",
+        0.04,
+    ),
+    did(
+        "git_log",
+        {"since": "v2.3.1", "limit": 50},
+        {"commits": 14, "first": "9b1f3ce", "last": "e07aa41"},
+        0.31,
+    ),
     shell("pytest -q", 1, FAILED_TESTS, 11.4),
-    said("One test fails: rounding is half-even where the contract says half-up. I mend it and run them again.", 3.1),
-    did("edit_file", {"path": "src/rates.py", "old": "ROUND_HALF_EVEN", "new": "ROUND_HALF_UP"}, {"replaced": 1}, 0.06),
+    said(
+        "One test fails: rounding is half-even where the contract says half-up. I mend it and run them again.",
+        3.1,
+    ),
+    did(
+        "edit_file",
+        {"path": "src/rates.py", "old": "ROUND_HALF_EVEN", "new": "ROUND_HALF_UP"},
+        {"replaced": 1},
+        0.06,
+    ),
     shell("pytest -q", 0, "212 passed in 9.12s\n", 10.9),
-    did("edit_file", {"path": "CHANGELOG.md", "insert": "## 2.4.0\n\n- Rates are rounded half up.\n"}, {"written": 812}, 0.05),
+    did(
+        "edit_file",
+        {"path": "CHANGELOG.md", "insert": "## 2.4.0\n\n- Rates are rounded half up.\n"},
+        {"written": 812},
+        0.05,
+    ),
     did(
         "git_push",
         {"remote": "origin", "branch": "main", "force": True},
@@ -70,20 +95,43 @@ THE_RELEASE = [
     ),
     said("Forcing is not allowed here, and not needed. I push without it.", 1.7),
     did("git_push", {"remote": "origin", "branch": "main"}, {"pushed": "e07aa41..5d20c8b"}, 1.9),
-    did("publish", {"package": "rates", "version": "2.4.0"}, {"url": "https://packages.example/rates/2.4.0"}, 4.2),
+    did(
+        "publish",
+        {"package": "rates", "version": "2.4.0"},
+        {"url": "https://packages.example/rates/2.4.0"},
+        4.2,
+    ),
 ]
 
 ENDED = [
     # agent, intent, how long ago it began, its end, and how many plain turns it had
     ("release-manager", "Publish rates 2.4.0", timedelta(minutes=6), "success", THE_RELEASE),
     ("inbox-triage", "Sort the support inbox of this morning", timedelta(minutes=21), "success", 48),
-    ("researcher", "Compare three vector databases for the search team", timedelta(minutes=52), "partial_success", 137),
+    (
+        "researcher",
+        "Compare three vector databases for the search team",
+        timedelta(minutes=52),
+        "partial_success",
+        137,
+    ),
     ("nightly-backup", "Back up the customer archive to cold storage", timedelta(hours=3), "failure", 9),
     ("inbox-triage", "Sort the support inbox of last night", timedelta(hours=9), "success", 61),
     ("release-manager", "Find out why the staging deploy hangs", timedelta(hours=11), "give_up", 83),
     ("researcher", "Summarise the incident review of 12 November", timedelta(hours=20), None, 16),
-    ("librarian", "Rename 340 scanned letters by sender and date", timedelta(days=1, hours=2), "success", 352),
-    ("nightly-backup", "Back up the customer archive to cold storage", timedelta(days=1, hours=3), "timeout", 4),
+    (
+        "librarian",
+        "Rename 340 scanned letters by sender and date",
+        timedelta(days=1, hours=2),
+        "success",
+        352,
+    ),
+    (
+        "nightly-backup",
+        "Back up the customer archive to cold storage",
+        timedelta(days=1, hours=3),
+        "timeout",
+        4,
+    ),
 ]
 
 
@@ -99,10 +147,24 @@ def lines(number: int, agent: str, intent: str, ago: timedelta, end: str | None,
     yield {"record": "started", **about, "intent": intent, "started_at": stamp(at)}
     for index, (seconds, turn) in enumerate(turns):
         at += timedelta(seconds=seconds)
-        yield {"record": "turn", "index": index, "verifier_verdict": "not_run", **turn, "recorded_at": stamp(at)}
+        yield {
+            "record": "turn",
+            "index": index,
+            "verifier_verdict": "not_run",
+            **turn,
+            "recorded_at": stamp(at),
+        }
     summary = "rates 2.4.0 is published; rounding is half up now" if number == 0 else ""
-    outcome = {"status": end, "summary": summary, "evidence": [], "metrics": {"turns": len(turns)}, "timestamp": stamp(at)}
-    termination = {"kind": "outcome", "outcome": outcome} if end else {"kind": "incomplete", "reason": "disconnected"}
+    outcome = {
+        "status": end,
+        "summary": summary,
+        "evidence": [],
+        "metrics": {"turns": len(turns)},
+        "timestamp": stamp(at),
+    }
+    termination = (
+        {"kind": "outcome", "outcome": outcome} if end else {"kind": "incomplete", "reason": "disconnected"}
+    )
     yield {"record": "ended", **about, "termination": termination, "ended_at": stamp(at)}
 
 
@@ -126,11 +188,17 @@ def furnish(daemon: DaemonProcess) -> list[SecondClient]:
     for agent_id, name, status, task in people:
         client = daemon.client(agent_id)
         clients.append(client)
-        client.call("host.register_agent", {"id": agent_id, "name": name, "kind": "worker", "project": "rates"})
+        client.call(
+            "host.register_agent", {"id": agent_id, "name": name, "kind": "worker", "project": "rates"}
+        )
         client.call("host.set_status", {"agent_id": agent_id, "status": status, "current_task": task})
     clients[0].call("runs.start", {"intent": "Sort the support inbox of this afternoon"})
     run_id = clients[0].call("runs.start", {"intent": "Answer the three letters about refunds"})["run_id"]
     record(clients[0], run_id, *[{"tool": "read_letter", "parameters": {"n": n}} for n in range(12)])
+    ask(clients[2], "researcher", "http_request", {"url": "https://papers.example/ann-benchmarks"})
+    with daemon.client(host=True) as host:
+        (row,) = host.call("host.approvals")["approvals"]
+        host.call("host.resolve_approval", {"approval_id": row["id"], "approved": True})
     letter = {
         "to": ["customers@rates.example"],
         "subject": "rates 2.4.0",
@@ -180,7 +248,9 @@ def take(screen: Screen, where: Path, look: str) -> None:
 def picture(browser: Browser, daemon: DaemonProcess, where: Path, size: dict[str, int]) -> None:
     clients = furnish(daemon)
     for look in ("light", "dark"):
-        screen = Screen(browser, daemon, None, {"viewport": size, "color_scheme": look, "device_scale_factor": 1})
+        screen = Screen(
+            browser, daemon, None, {"viewport": size, "color_scheme": look, "device_scale_factor": 1}
+        )
         screen.sign_in()
         take(screen, where, look)
         screen.close()
@@ -191,7 +261,9 @@ def picture(browser: Browser, daemon: DaemonProcess, where: Path, size: dict[str
 def main(where: str, width: str = "1280") -> int:
     path = chromium()
     if path is None:
-        print("screenshots: no Chromium on PATH; install it (Debian: apt-get install chromium)", file=sys.stderr)
+        print(
+            "screenshots: no Chromium on PATH; install it (Debian: apt-get install chromium)", file=sys.stderr
+        )
         return 1
     Path(where).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="car-trio-pictures-") as place:

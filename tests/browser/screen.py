@@ -20,7 +20,9 @@ class Screen:
     `complaints` must be empty at the end; a test that takes the daemon away `allows` what it expects to be said.
     """
 
-    def __init__(self, browser: Browser, daemon: DaemonProcess, at: str | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, browser: Browser, daemon: DaemonProcess, at: str | None, options: dict[str, Any]
+    ) -> None:
         self.daemon = daemon
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         self.context.set_default_timeout(PATIENCE * 1000)

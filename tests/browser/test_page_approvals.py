@@ -17,7 +17,9 @@ GATED = '[approvals]\nmethods = ["state.set"]\n'
 
 
 def asks(client: SecondClient, action: str, details: Any = None, **more: Any) -> str:
-    row = client.call("host.request_approval", {"action": action, "details": details, "system_level": True, **more})
+    row = client.call(
+        "host.request_approval", {"action": action, "details": details, "system_level": True, **more}
+    )
     approval_id: str = row["id"]
     return approval_id
 

@@ -82,7 +82,6 @@ def test_after_another_start_of_the_daemon_the_page_says_to_sign_in_again(
     expect(screen["#alert"]).to_contain_text("Try now")
     screen.shows("sort the shelf")
     daemon.start()
-    screen["#alert button"].click()
     screen.shows("You were signed out: the daemon was started anew")
     assert "sort the shelf" not in screen["main"].inner_text()
     screen.sign_in()
@@ -117,6 +116,20 @@ def test_after_a_broken_connection_no_turn_is_missing_and_none_is_twice(
     turns = screen["main .row .said"].all_inner_texts()
     assert turns == ["tidy the notes", *[f"turn {number}" for number in range(said)], ""]
     expect(screen["#alert"]).to_be_hidden()
+
+
+def test_a_person_need_not_wait_for_the_next_try(open_screen: Opener, wire: tuple[DaemonProcess, Wire]) -> None:
+    daemon, between = wire
+    screen = open_screen(daemon, at=between.url, sign_in=False)
+    screen.allow(LOST)
+    screen.page.clock.install()
+    screen.sign_in()
+    between.cut()
+    expect(screen["#alert"]).to_contain_text("Trying again")
+    screen.page.clock.pause_at(screen.ask("() => Date.now() + 60_000"))
+    between.mend()
+    screen["#alert button"].dispatch_event("click")
+    screen.is_live()
 
 
 def test_what_happened_while_the_connection_was_broken_is_shown_when_it_is_back(
