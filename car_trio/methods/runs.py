@@ -16,7 +16,7 @@ from car_trio.methods.context import Answer, Context, Subscription
 from car_trio.methods.traces import found, listing, snapshot, trace
 from car_trio.state.run import Run
 from car_trio.state.runs import unknown_run
-from car_trio.state.turns import Body, TurnTooLarge, narrated
+from car_trio.state.turns import Body, TurnTooLarge, narrated, received_bytes
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.runs import (
     CatalogRow,
@@ -39,6 +39,8 @@ from car_trio.wire.runs import (
 )
 
 TURNS = "{ run_id, turns: [RunTurn] }"
+STEP_BYTES = 64 * 1024
+"""How much of a message is looked at in one step."""
 
 
 def start(context: Context, ask: StartRun) -> Answer:
@@ -60,9 +62,10 @@ class BoundedTurns(NamedTuple):
 
 
 def bound_turns(context: Context, ask: RecordTurns) -> Generator[None, None, BoundedTurns]:
-    """Cuts turns to size, one per step, so that a large message can be taken in slices."""
+    """Cuts turns to size, so many bytes of them in a step that a large message can be taken in slices."""
     recorded_at = context.daemon.now()
     bodies: list[Body] | TurnTooLarge = []
+    looked_at = 0
     for i, turn in enumerate(ask.turns):
         try:
             body = narrated(turn, recorded_at)
@@ -75,7 +78,10 @@ def bound_turns(context: Context, ask: RecordTurns) -> Generator[None, None, Bou
         else:
             if isinstance(bodies, list):
                 bodies.append(body)
-        yield
+        looked_at += received_bytes(turn)
+        if looked_at > STEP_BYTES:
+            looked_at = 0
+            yield
     return BoundedTurns(ask.run_id, bodies)
 
 

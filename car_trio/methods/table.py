@@ -30,6 +30,8 @@ from car_trio.wire import runs as r
 from car_trio.wire import session as s
 from car_trio.wire import tools as t
 
+LARGE_BYTES = 64 * 1024
+"""Reading through a larger message takes long enough to be done in steps."""
 FEW_SCHEMAS = 16 * 1024
 """Compiling the schemas of a larger message takes long enough to be done in steps."""
 
@@ -45,6 +47,7 @@ METHODS: dict[str, Method] = {
         "Offer tools and ask for policies in one call, all or none.",
         slices=session.prepared,
         slice_bytes=FEW_SCHEMAS,
+        free_form=True,
     ),
     "server.handshake": Method(s.Handshake, session.handshake, s.Shaken, "Agree on a protocol version."),
     "server.health": Method(s.NoParams, session.health, s.Health, "How the daemon is.", who="anybody"),
@@ -57,16 +60,26 @@ METHODS: dict[str, Method] = {
         "Offer tools to be called.",
         slices=tools.offers,
         slice_bytes=FEW_SCHEMAS,
+        free_form=True,
     ),
     "tools.list": Method(s.NoParams, tools.listed, t.ToolList, "The tools of this connection."),
     "tools.unregister": Method(t.UnregisterTool, tools.unregister, t.Unregistered, "Take a tool back."),
-    "state.set": Method(s.SetState, state.set_value, str, "Set a key."),
+    "state.set": Method(
+        s.SetState,
+        state.set_value,
+        str,
+        "Set a key.",
+        slices=state.readable,
+        slice_bytes=LARGE_BYTES,
+    ),
     "state.get": Method(s.StateKey, state.get_value, Any, "The value of a key, or null."),
     "state.exists": Method(s.StateKey, state.exists, bool, "Whether a key is there."),
     "state.keys": Method(s.WholeState, state.keys, list[str], "All keys."),
     "state.snapshot": Method(s.WholeState, state.snapshot, s.JsonObject, "All keys and values."),
     # What may not run, and who lets it
-    "policy.register": Method(p.RegisterPolicy, policies.register, p.PolicyRegistered, "Forbid something."),
+    "policy.register": Method(
+        p.RegisterPolicy, policies.register, p.PolicyRegistered, "Forbid something.", free_form=True
+    ),
     "policy.list": Method(p.ListPolicies, policies.listed, p.PolicyList, "The policies of a scope."),
     "policy.unregister": Method(
         p.UnregisterPolicy, policies.unregister, p.PolicyUnregistered, "Take policies of this name back."
@@ -94,7 +107,12 @@ METHODS: dict[str, Method] = {
     ),
     # Asking before doing
     "verify": Method(
-        a.Verify, analysis.verified, s.JsonObject, "What would go wrong.", admit=analysis.admit_verify
+        a.Verify,
+        analysis.verified,
+        s.JsonObject,
+        "What would go wrong.",
+        admit=analysis.admit_verify,
+        free_form=True,
     ),
     "simulate": Method(
         a.Simulate,
@@ -102,18 +120,28 @@ METHODS: dict[str, Method] = {
         s.JsonObject,
         "The state a plan would leave.",
         admit=analysis.admit_simulate,
+        free_form=True,
     ),
     "optimize": Method(a.OfProposal, analysis.optimized, s.JsonObject, "Without needless dependencies."),
     "equivalent": Method(a.Equivalent, analysis.compared, bool, "Whether two plans lead to the same state."),
     "transaction_check": Method(
-        a.TransactionCheck, analysis.transaction_checked, s.JsonObject, "Conflicts of reads and writes."
+        a.TransactionCheck,
+        analysis.transaction_checked,
+        s.JsonObject,
+        "Conflicts of reads and writes.",
+        free_form=True,
     ),
     # Doing
     "replan.set_config": Method(
         a.ReplanConfig, policies.set_replan, a.ReplanConfig, "Accepted and reported; nothing replans."
     ),
     "proposal.submit": Method(
-        t.SubmitProposal, proposals.submit, s.JsonObject, "Execute a plan.", admit=proposals.admit
+        t.SubmitProposal,
+        proposals.submit,
+        s.JsonObject,
+        "Execute a plan.",
+        admit=proposals.admit,
+        free_form=True,
     ),
     "events.count": Method(s.NoParams, events.count, int, "How many events this connection has."),
     "events.query": Method(
@@ -133,6 +161,7 @@ METHODS: dict[str, Method] = {
         r.TurnsRecorded,
         "Append turns that the agent tells, all or none.",
         slices=runs.bound_turns,
+        slice_bytes=4 * LARGE_BYTES,
         requires=runs.TURNS,
     ),
     "runs.subscribe": Method(
