@@ -74,7 +74,7 @@ COMMANDS: dict[str, Runs | CannotRun] = {
     # docs/operations.md
     "car-trio serve": Runs("car_trio ready", stays=True),
     "car-trio serve --home restored": Runs("car_trio ready", stays=True),
-    "car-trio service install --dry-run": KEEPER,
+    "car-trio service install --dry-run": Runs("car_trio"),
     "car-trio service install": KEEPER,
     "car-trio service status": KEEPER,
     "car-trio service logs": KEEPER,

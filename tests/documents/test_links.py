@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,12 @@ def test_the_readme_leads_to_every_page_and_every_picture():
     told = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
     pages = {path for path in (ROOT / "docs").rglob("*") if path.suffix in {".md", ".svg", ".png"}}
     assert pages <= told
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    tables = (ROOT / "CONTRIBUTING.md").read_text().partition("## Dependencies")[2]
+    cells = re.findall(r"^\| ([a-z0-9, -]+) \| [^|]{10,} \|$", tables, re.MULTILINE)
+    told = {name.strip() for cell in cells for name in cell.split(",")}
+    assert told - {"runtime", "development"} == {re.split(r"[\[>=]", each)[0] for each in wanted}
