@@ -73,9 +73,7 @@ def campaign(orders: Orders) -> Verdict:
     return verdict
 
 
-def message(
-    verdict: Verdict, daemon: Watched, name: str, carrier: Carrier, shape: Shape, mib: int
-) -> None:
+def message(verdict: Verdict, daemon: Watched, name: str, carrier: Carrier, shape: Shape, mib: int) -> None:
     value = shape((mib * MIB - ROOM) // carrier.parts)
     figure = f"{mib:2} MiB, {name}, {shape.__name__}"
     measure(verdict, figure, mib, lambda: sent(verdict, daemon, carrier, value))

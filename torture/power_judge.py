@@ -112,7 +112,11 @@ class Judge:
             if segment and option == [None]:
                 break
             found.append(option)
-        if above is not None and path.parent != self._disk.root_path and None in above.may_stand_for(path.parent.name):
+        if (
+            above is not None
+            and path.parent != self._disk.root_path
+            and None in above.may_stand_for(path.parent.name)
+        ):
             found[0] = list(dict.fromkeys([*found[0], None]))
         return found
 
