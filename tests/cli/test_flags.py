@@ -87,6 +87,7 @@ def test_plain_words_are_bound_at_once(words: list[str], named: dict[str, Any]) 
         ["r", "--agent", "a", "--agent", "b"],
         ["r", "--limit", "many"],
         ["r", "--limit", "-1"],
+        ["r", "--limit", "9" * 5000],
         ["r", "--kind", "z"],
         ["r", "--no-page"],
         ["r", "--help"],
