@@ -43,7 +43,7 @@ class FakeCatalog(CatalogWriter):
         self.failures = 0
         self.closed: bool | None = None
 
-    def write(self, rows: Sequence[CatalogRow], gone: Any = ()) -> None:
+    def write(self, rows: Sequence[CatalogRow], gone: Any = (), *, synced: bool = True) -> None:
         if self.failures:
             self.failures -= 1
             raise sqlite3.OperationalError("disk is full")
@@ -979,4 +979,4 @@ async def test_the_writing_thread_ends_quietly_when_the_loop_is_gone() -> None:
 
 def test_the_bound_on_kept_lines_and_the_times_are_those_of_the_protocol() -> None:
     assert (journal_module.KEPT_BYTES, journal_module.PENDING_SECONDS) == (64 * 1024 * 1024, 20.0)
-    assert (journal_module.RETRY_SECONDS, journal_module.MAX_RETRY_SECONDS) == (0.25, 5.0)
+    assert (journal_module.RETRY_SECONDS, journal_module.MAX_RETRY_SECONDS) == (0.25, 1.0)
