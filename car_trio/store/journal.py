@@ -9,8 +9,9 @@ is on its way at a time and everything that arrives meanwhile gathers for the ne
 timer. What landed is told on the loop, in put order per file, in the step in which it became true.
 
 A put that failed is kept, later puts of the same file queue behind it, and both are tried again by themselves
-with a pause that grows to a second; other files go on. While anything is kept the journal is *degraded*: `check` refuses what is new,
-nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it is pending.
+with a pause that grows to a second; other files go on. While anything is kept the journal is *degraded*: `check`
+refuses what is new, nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it
+is pending.
 
 Leaving `open_journal` writes all that waits, behind the program's only shield: whoever cancels the program must not
 cancel what it has promised. An `OSError` never leaves this module. Anything else does: an error of the journal's own

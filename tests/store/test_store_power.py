@@ -226,7 +226,7 @@ def test_what_is_read_for_a_row_is_synced_before_in_all_its_files() -> None:
     assert len(rows[-1][0]) == 1, "a disk that cannot sync hides no run"  # type: ignore[index]
 
 
-def journal_on(disk: SimDisk, mode: str):  # noqa: ANN201 - what `open_journal` returns
+def journal_on(disk: SimDisk, mode: str):
     return open_journal(
         LAYOUT, disk, durability=mode, sync_interval_ms=100, keep_free_bytes=0, sync_threads=0, catalog=None,
         on_health=lambda cause: None,
