@@ -21,6 +21,7 @@ CAMPAIGNS = {
     "fault": "a disk that fails at its n-th operation, and a real one with 64 kB left",
     "twins": "daemons that are started on one root at once",
     "hostile": "mutated messages and frames",
+    "autobahn": "the fuzzing client of the Autobahn test suite, where wstest is installed",
     "loop": "how long large messages block the event loop",
 }
 

@@ -30,6 +30,8 @@ from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.catalog")
 SCHEMA_VERSION = 1
+CACHE_KIB = 512
+"""Of each connection. The system caches the file too, so what SQLite keeps beside it only costs memory."""
 COLUMNS = ", ".join(CatalogRow.__struct_fields__)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
@@ -216,6 +218,7 @@ def _open(layout: Layout, disk: Disk, stop: str | None, *, full_text: bool) -> C
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
             _create(connection, full_text=full_text)
         clean = _trust(connection, stop)

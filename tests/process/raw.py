@@ -76,6 +76,20 @@ def request(method: str, params: Any = None, request_id: Any = 1) -> bytes:
     return text({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
 
 
+def frames_in(data: bytes) -> list[Frame]:
+    """The whole unmasked frames of which these bytes are."""
+    found, at = list[Frame](), 0
+    while at < len(data):
+        length, at = data[at + 1] & 0x7F, at + 2
+        opcode = data[at - 2] & 0x0F
+        if length > 125:
+            size = 2 if length == 126 else 8
+            length, at = int.from_bytes(data[at : at + size], "big"), at + size
+        found.append(Frame(opcode, data[at : at + length]))
+        at += length
+    return found
+
+
 class RawPeer:
     """One TCP connection."""
 
