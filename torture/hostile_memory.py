@@ -29,6 +29,7 @@ from torture.hostile_mutations import RUN, framed, wrong_bytes, wrong_message
 from torture.orders import Orders, Verdict
 
 FRAMES = 10_000_000
+PER_ROUND = 2
 PER_CONNECTION = 400
 FRESH = 12
 POOL = 3000
@@ -36,6 +37,7 @@ PROBES = 6
 PER_HOUSE = 400
 TOGETHER = 40
 PATIENCE = 60
+REST_SECONDS = 10
 A_MOMENT = 0.05
 PIECE = 50_000
 
@@ -95,7 +97,11 @@ def attack(orders: Orders, verdict: Verdict) -> None:
 async def houses(orders: Orders, verdict: Verdict, watching: Witness) -> None:
     """One daemon after the other, each for so many connections; its directory goes with it."""
     done = 0
-    while verdict.counts["mutated messages"] < FRAMES and orders.go_on(done) and len(verdict.findings) < 20:
+    while (
+        verdict.counts["mutated messages"] < FRAMES
+        and orders.go_on(done // PER_ROUND)
+        and len(verdict.findings) < 20
+    ):
         home = orders.directory / f"house-{done}"
         async with open_house(home, page=True, runs={"durability": "os", "grace_ms": 20}) as house:
             done = await one_house(house, orders, verdict, watching, done)
@@ -107,7 +113,7 @@ async def one_house(house: House, orders: Orders, verdict: Verdict, watching: Wi
     """A house full of connections, some at a time; returns how many there have been in all."""
     bystander, base = await house.peer("bystander"), trio.lowlevel.current_statistics().tasks_living
     first, pool = done, list[bytes]()
-    while done < first + PER_HOUSE and orders.go_on(done):
+    while done < first + PER_HOUSE and orders.go_on(done // PER_ROUND):
         seeds = range(orders.seed * 1_000_000 + done, orders.seed * 1_000_000 + done + TOGETHER)
         async with trio.open_nursery() as nursery:
             for place, seed in enumerate(seeds):
@@ -132,8 +138,8 @@ async def one_connection(house: House, verdict: Verdict, attacker: Attacker) -> 
 
 async def at_rest(verdict: Verdict, base: int, where: str) -> None:
     """Waits until what the connections began is over: calls of tools, approvals with a deadline, sweeps."""
-    with trio.move_on_after(10):
-        while trio.lowlevel.current_statistics().tasks_living > base:
+    with trio.move_on_after(REST_SECONDS):
+        while trio.lowlevel.current_statistics().tasks_living > base:  # noqa: ASYNC110 - nothing tells when a task ends
             await trio.sleep(0.05)
     left = trio.lowlevel.current_statistics().tasks_living - base
     verdict.expect(left <= 0, f"{where}: {left} tasks stay")
@@ -170,7 +176,14 @@ async def as_page(house: House, place: int) -> Peer:
     return await house.page(web_session=web.redeem(web.code()[0])[0])
 
 
-KINDS: list[Callable[[House, int], Awaitable[Peer]]] = [as_agent, as_agent, as_agent, as_host, as_page, as_stranger]
+KINDS: list[Callable[[House, int], Awaitable[Peer]]] = [
+    as_agent,
+    as_agent,
+    as_agent,
+    as_host,
+    as_page,
+    as_stranger,
+]
 
 
 def ends_within_a_frame(sent: bytes) -> bool:

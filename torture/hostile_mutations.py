@@ -125,7 +125,10 @@ SEEDS: list[tuple[str, Any]] = [
     ("tools.list", {}),
     ("state.exists", {"key": "k"}),
     ("state.snapshot", {"tenant_id": "t"}),
-    ("policy.register", {"name": "p", "rule": "deny_tool_param", "target": "t", "key": "m", "pattern": "^a+$"}),
+    (
+        "policy.register",
+        {"name": "p", "rule": "deny_tool_param", "target": "t", "key": "m", "pattern": "^a+$"},
+    ),
     ("policy.list", {"session_id": "s"}),
     ("policy.unregister", {"name": "p", "session_id": "s"}),
     ("session.policy.open", {}),
@@ -142,8 +145,14 @@ SEEDS: list[tuple[str, Any]] = [
     ("transaction_check", {"proposal": {"actions": [WRITE]}, "versions": {"k": 1}}),
     ("replan.set_config", {"max_replans": 1, "delay_ms": 1}),
     ("events.count", {}),
-    ("events.query", {"kinds": ["run_started"], "since": "2026-11-20T09:06:30Z", "data_matches": {"a": 1}, "limit": 1}),
-    ("host.register_agent", {"id": "a", "name": "n", "kind": "k", "display": {"icon": "i"}, "metadata": {"m": [1]}}),
+    (
+        "events.query",
+        {"kinds": ["run_started"], "since": "2026-11-20T09:06:30Z", "data_matches": {"a": 1}, "limit": 1},
+    ),
+    (
+        "host.register_agent",
+        {"id": "a", "name": "n", "kind": "k", "display": {"icon": "i"}, "metadata": {"m": [1]}},
+    ),
     ("host.set_status", {"agent_id": "a", "status": "running", "payload": {"p": 1}}),
     ("host.unregister_agent", {"agent_id": "a"}),
     ("host.agents", {}),
@@ -154,7 +163,14 @@ SEEDS: list[tuple[str, Any]] = [
     ("host.resolve_approval", {"approval_id": "a", "resolution": "approve", "approved": True}),
     ("host.approvals", {}),
     ("host.web_code", {}),
-    ("agents.chat", {"agent_id": "mallory", "prompt": "p", "attachments": [{"type": "image_url", "url": "https://e.org/a"}]}),
+    (
+        "agents.chat",
+        {
+            "agent_id": "mallory",
+            "prompt": "p",
+            "attachments": [{"type": "image_url", "url": "https://e.org/a"}],
+        },
+    ),
     ("agents.chat.cancel", {"session_id": "c"}),
     ("agents.chat.approve", {"session_id": "c", "approval_id": "a", "decision": True}),
     ("agent.chat.event", {"session_id": "c", "kind": "token", "delta": "d"}),
@@ -249,11 +265,7 @@ def escaped(dice: random.Random, text: bytes) -> bytes:
 
 def foreign(dice: random.Random, text: bytes) -> bytes:
     at = dice.randrange(len(text))
-    return (
-        text[:at]
-        + dice.choice([b"\xff", b"\xed\xa0\x80", b"\xc0\xaf"])
-        + text[at:]
-    )
+    return text[:at] + dice.choice([b"\xff", b"\xed\xa0\x80", b"\xc0\xaf"]) + text[at:]
 
 
 Way = Callable[[random.Random, bytes], bytes]

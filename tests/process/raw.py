@@ -117,11 +117,14 @@ def frames_in(data: bytes) -> list[Frame]:
 
 
 class RawPeer:
-    """One TCP connection."""
+    """One connection: to a TCP port, or over a socket that is connected already."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, where: int | socket.socket) -> None:
+        if isinstance(where, int):
+            where = socket.create_connection(("127.0.0.1", where), PATIENCE)
+        if where.family != socket.AF_UNIX:
+            where.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = where
         self._unread = b""
 
     def __enter__(self) -> RawPeer:
