@@ -17,3 +17,7 @@ def test_the_short_campaign_finds_nothing(name: str, tmp_path: Path) -> None:
     verdict = campaign(name)(Orders(tmp_path, seed=6, rounds=ROUNDS[name]))
     assert not verdict.findings
     assert verdict.counts["checks"]
+
+
+def test_every_campaign_has_a_short_form_but_the_one_that_needs_a_program_of_its_own() -> None:
+    assert {*ROUNDS, "autobahn"} == set(CAMPAIGNS)
