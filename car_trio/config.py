@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -100,6 +99,7 @@ class Environment(Struct, frozen=True, kw_only=True):
     handler_timeout: float | None = None
     notify_socket: str | None = None
     watchdog_seconds: float | None = None
+    journal_stream: str | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -242,6 +242,8 @@ def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[s
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; fix its permissions or remove it"
         ) from error
+    import tomllib  # here: commands that only want the state root read no TOML
+
     try:
         document = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -331,6 +333,7 @@ def _protocol_environment(environ: Mapping[str, str]) -> Environment:
         agent_id=environ.get("CAR_AGENT_ID") or None,
         handler_timeout=seconds,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
+        journal_stream=environ.get("JOURNAL_STREAM") or None,
         # systemd names the process it means; to any other the variables are inherited noise.
         watchdog_seconds=watchdog if watchdog > 0 and pid in {None, str(os.getpid())} else None,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from torture.orders import Orders, Verdict
 
 CAMPAIGNS = {
+    "power": "what a power cut can leave, enumerated on a simulated disk",
     "kill": "SIGKILL at random moments of a daemon under load, and at every operation on its disk",
     "leak": "connections that come and go, and a daemon with 64 descriptors",
     "watch": "stopped and slow watchers, and random schedules of reconnecting ones",

@@ -8,16 +8,17 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import trio
 from cyclopts import Parameter
 
-from car_trio.cli.screen import Switch
 from car_trio.config import Config, ConfigError, environment, load
 from car_trio.nursery.logs import configure
 from car_trio.nursery.supervisor import Endpoint
 from car_trio.nursery.supervisor import serve as live
+
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 
 @Parameter(name="*")
@@ -76,7 +77,7 @@ def serve(flags: Flags | None = None) -> int:
 def run_daemon(flags: Mapping[str, Any]) -> int:
     """Runs until a signal. Raises `ConfigError` for whatever keeps it from starting."""
     config = load(flags, environment())
-    configure(config.log)
+    configure(config.log, config.environment.journal_stream)
     # What is loaded now stays, and a large message makes millions of objects that are no garbage: the collector's
     # usual pace would make decoding one several times slower, with everybody waiting.
     gc.freeze()

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from car_trio.cli.app import OK
-from car_trio.cli.screen import Home, Json, say_json, styled
+from car_trio.cli.flags import Home, Json
+from car_trio.cli.screen import say_json, styled
 from car_trio.config import PROTOCOL_VARIABLES, SECTIONS, Config, environment, load
 from car_trio.wire.text import one_line
 

@@ -10,11 +10,9 @@ import sys
 import webbrowser
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from car_trio.cli.app import OK
 from car_trio.cli.calling import talk
-from car_trio.cli.screen import Home, Switch
+from car_trio.cli.flags import Flag, Home
 from car_trio.config import environment
 from car_trio.wire.host import WebCode
 from car_trio.wire.text import one_line
@@ -23,7 +21,7 @@ from car_trio.wire.text import one_line
 def ui(
     *,
     printed: Annotated[
-        Switch, Parameter(name="--print", help="Print the address instead; it works once and for a minute.")
+        bool, Flag("Print the address instead; it works once and for a minute.", ("--print",))
     ] = False,
     home: Home = None,
 ) -> int:

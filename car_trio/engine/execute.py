@@ -100,6 +100,8 @@ class Execution:
     are finished are still delivered, in proposal order, before the exception leaves; an action that never
     finished has none.
 
+    `shown` are the parameters of each action as JSON, for the result: large ones need not be encoded anew.
+
     `check`, `event` and `final` are synchronous and run inside the stretch that decides. If cancelled, `run`
     leaves the state as the delivered rows tell it: only an abort rolls back.
     """
@@ -115,9 +117,10 @@ class Execution:
         event: Event = _unheard,
         final: Report = _unrecorded,
         clock: Clock | None = None,
+        shown: Sequence[msgspec.Raw] | None = None,
     ) -> None:
         around = Surroundings(state, check, registered, event, final, clock or Clock())
-        self._progress = Progress(proposal, around)
+        self._progress = Progress(proposal, around, shown)
         self._actions = proposal.actions
         self._call = call
         self._event = event

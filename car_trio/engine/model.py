@@ -4,23 +4,31 @@ msgspec decodes and checks in one pass. Only when it says no does `explain` look
 reference library's words. A proposal may come as JSON text or decoded; the daemon reads its bytes with
 `parse_strict`, which refuses a key that stands twice in one object: two readers could take different values
 from it, so what was verified or approved might not be what runs.
+
+A large proposal is read piece by piece, because one call that decodes it all would keep everybody else waiting, in
+whatever thread it is made. What comes out, and what is said against it, is the same.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from json.scanner import py_make_scanner
 from typing import Any, Final
 
 import msgspec
 
 from car_trio.engine.explain import Misfit, misfit, pointer, syntax_error
 from car_trio.engine.values import MAX_DEPTH, is_list, is_object, too_deep
+from car_trio.wire.pieces import Repeated, at_once, decoded_in_steps
 from car_trio.wire.proposals import Action, Proposal
 
+LARGE_BYTES: Final = 256 * 1024
+ACTIONS_AT_ONCE: Final = 1000
 PREFIX: Final = "invalid proposal JSON: "
 _FREE_FORM_DEPTH: Final = 3
 """How deep `parameters` and its like stand in a proposal."""
@@ -54,6 +62,8 @@ def parse(proposal: Any, prefix: str = PREFIX) -> Proposal:
 
 def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
     """Like `parse`, for bytes from outside: also refuses a duplicate key anywhere in them."""
+    if len(raw) > LARGE_BYTES:
+        return _parse_large(raw, prefix)
     proposal = parse(raw, prefix)
     try:
         path = _duplicate(raw)
@@ -66,6 +76,48 @@ def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
     return proposal
 
 
+def _parse_large(raw: bytes, prefix: str) -> Proposal:
+    """The same piece by piece, for a thread: others go on meanwhile."""
+    is_unique = True
+    try:
+        try:
+            document = at_once(decoded_in_steps(raw, sys.maxsize, unique=True))
+        except Repeated:
+            is_unique = False
+            document = at_once(decoded_in_steps(raw, sys.maxsize))
+        proposal = _normalised(_converted(document))
+    except msgspec.ValidationError:
+        raise InvalidProposal(f"{prefix}number out of range at /") from None
+    except Misfit as reason:
+        raise InvalidProposal(f"{prefix}{reason}") from None
+    if not is_unique:
+        path = _duplicate(raw, _Patient)
+        raise InvalidProposal(f"{prefix}duplicate key `{path[-1]}` at {pointer(path)}")
+    return proposal
+
+
+def _converted(document: Any) -> Proposal:
+    """The document as a proposal, some actions at a time."""
+    actions: Any = document.get("actions") if is_object(document) else None
+    try:
+        if not is_list(actions):
+            return msgspec.convert(document, Proposal)
+        head = msgspec.convert({**document, "actions": []}, Proposal)
+        for at in range(0, len(actions), ACTIONS_AT_ONCE):
+            head.actions.extend(msgspec.convert(actions[at : at + ACTIONS_AT_ONCE], list[Action]))
+    except msgspec.ValidationError:
+        raise misfit(document) or Misfit("invalid value at /") from None
+    return head
+
+
+class _Patient(json.JSONDecoder):
+    """Decodes in Python itself: slowly, and without keeping the interpreter from anybody."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.scan_once = py_make_scanner(self)
+
+
 def plain(argument: Any) -> Any:
     """An argument that may be JSON text, decoded."""
     if isinstance(argument, (str, bytes, bytearray)):
@@ -73,7 +125,7 @@ def plain(argument: Any) -> Any:
     return argument
 
 
-def _duplicate(raw: bytes) -> list[str]:
+def _duplicate(raw: bytes, decoder: type[json.JSONDecoder] = json.JSONDecoder) -> list[str]:
     """The path of a key that stands twice in one object; empty when there is none."""
     twice: list[_Twice] = []
 
@@ -85,7 +137,7 @@ def _duplicate(raw: bytes) -> list[str]:
         twice.append(_Twice(next(key for key in counts if counts[key] > 1)))
         return twice[-1]
 
-    document = json.loads(raw, object_pairs_hook=build, parse_int=_unread, parse_float=_unread)
+    document = json.loads(raw, cls=decoder, object_pairs_hook=build, parse_int=_unread, parse_float=_unread)
     return _path_to_twice(document) if twice else []
 
 

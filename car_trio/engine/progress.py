@@ -11,6 +11,8 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Raw
+
 from car_trio.engine import results
 from car_trio.engine.effects import State, ToolFailed, Writes
 from car_trio.engine.preconditions import failed_preconditions, missing_dependencies
@@ -43,13 +45,15 @@ class Surroundings:
 
 
 class Progress:
-    def __init__(self, proposal: Proposal, around: Surroundings) -> None:
+    def __init__(self, proposal: Proposal, around: Surroundings, shown: Sequence[Raw] | None = None) -> None:
         self.proposal = proposal
         self.rows: list[Row | None] = [None] * len(proposal.actions)
         self.retries = 0
         self.aborted = False
         self._plain = proposal.plain()
         self.refusal, self._digest = results.refusal_of(proposal, self._plain)
+        for plain, parameters in zip(self._plain["actions"], shown or (), strict=False):
+            plain["parameters"] = parameters
         self._around = around
         self._event = around.event
         self._writes = Writes(around.state)

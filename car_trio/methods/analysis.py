@@ -21,6 +21,7 @@ from car_trio.engine.simulate import equivalent, simulate
 from car_trio.engine.transaction import transaction_check
 from car_trio.engine.verify import verify
 from car_trio.methods.context import Context
+from car_trio.state.values import decoded, large_bytes
 from car_trio.wire.analysis import (
     Equivalent,
     Evaluate,
@@ -98,13 +99,14 @@ def admit_verify(context: Context, ask: Verify) -> Verification:
 
 
 async def verified(context: Context, asked: Verification) -> Raw:
-    return await _answered(context, len(bytes(asked.ask.proposal)), _verify, asked)
+    size = len(bytes(asked.ask.proposal)) + large_bytes(asked.state)
+    return await _answered(context, size, _verify, asked)
 
 
 def _verify(asked: Verification) -> dict[str, Any]:
     proposal = parse_strict(bytes(asked.ask.proposal))
     _bound_pairs(proposal.actions, written_keys, lambda _: ())
-    return verify(proposal, asked.state, asked.ask.tool_names, asked.ask.max_actions, asked.schemas)
+    return verify(proposal, decoded(asked.state), asked.ask.tool_names, asked.ask.max_actions, asked.schemas)
 
 
 class Simulation(NamedTuple):
@@ -118,9 +120,8 @@ def admit_simulate(context: Context, ask: Simulate) -> Simulation:
 
 
 async def simulated(context: Context, asked: Simulation) -> Raw:
-    return await _answered(
-        context, len(asked.raw), lambda: simulate(parse_strict(asked.raw), dict(asked.state))
-    )
+    size = len(asked.raw) + large_bytes(asked.state)
+    return await _answered(context, size, lambda: simulate(parse_strict(asked.raw), decoded(asked.state)))
 
 
 async def optimized(context: Context, ask: OfProposal) -> Raw:

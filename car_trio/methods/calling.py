@@ -9,23 +9,54 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from car_trio.engine.execute import ToolFailed
 from car_trio.engine.values import identity
 from car_trio.methods.context import CallbackTimedOut, ChannelClosed, Context
 from car_trio.state.tools import Offer
-from car_trio.wire.frames import ErrorObject
-from car_trio.wire.proposals import Action
+from car_trio.wire.frames import ErrorObject, encode
+from car_trio.wire.pieces import read_in_steps
+from car_trio.wire.proposals import Action, Proposal
 
+LARGE_BYTES = 64 * 1024
+"""Larger JSON is read piece by piece, and is not encoded anew."""
 BACKSTOP_SECONDS = 5.0
 """What a callback may wait longer than the attempt's own time limit, which always fires first."""
+
+
+class Parameters:
+    """The parameters of a plan's actions as JSON: encoded once each, or, of a large plan, as they came."""
+
+    def __init__(self, proposal: Proposal, raw: bytes) -> None:
+        self.received: list[Raw] | None = None
+        self._encoded: dict[int, Raw] = {}
+        if len(raw) > LARGE_BYTES:
+            plan = msgspec.json.decode(raw, type=_Plan)
+            self.received = [Raw(bytes(each.parameters)) for each in plan.actions]
+            self._encoded = {id(a): each for a, each in zip(proposal.actions, self.received, strict=True)}
+
+    def of(self, action: Action) -> Raw:
+        """Known by identity: the actions live as long as their plan."""
+        known = self._encoded.get(id(action))
+        if known is None:
+            known = self._encoded[id(action)] = Raw(encode(action.parameters))
+        return known
+
+
+class _Received(Struct):
+    parameters: Raw = Raw(b"{}")
+
+
+class _Plan(Struct):
+    actions: list[_Received]
 
 
 class Caller:
     """Calls tools of the client that submitted, one execution's worth."""
 
-    def __init__(self, context: Context, execution_id: str) -> None:
+    def __init__(self, context: Context, execution_id: str, parameters: Parameters) -> None:
+        self._parameters = parameters
         self._context = context
         self._clock = context.daemon.uptime
         self._execution_id = execution_id
@@ -76,7 +107,7 @@ class Caller:
         try:
             answer = await self._context.client.call_tool(
                 action.tool,
-                action.parameters,
+                self._parameters.of(action),
                 action_id=action.id,
                 attempt=attempt,
                 timeout_ms=action.timeout_ms,
@@ -90,10 +121,16 @@ class Caller:
         if isinstance(answer, ErrorObject):
             raise ToolFailed(answer.message, answer.is_terminal)
         try:
-            msgspec.json.decode(answer)
+            await self._read(bytes(answer))
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ToolFailed(f"invalid tool result JSON: {error or 'nested too deeply'}") from None
         return answer
+
+    async def _read(self, answer: bytes) -> None:
+        if len(answer) > LARGE_BYTES:
+            await self._context.in_steps(read_in_steps(answer))
+        else:
+            msgspec.json.decode(answer)
 
     def _timed_out(self, action: Action, seconds: int) -> ToolFailed:
         return ToolFailed(f"tool '{action.tool}' callback timed out ({seconds}s)")

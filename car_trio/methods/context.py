@@ -8,7 +8,7 @@ connection's own things, and waits only through the context: for a thread (`in_t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple
 
@@ -172,6 +172,7 @@ class Waiting(Protocol):
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T: ...
     async def settled(self, ticket: Ticket) -> None: ...
     async def sleep(self, seconds: float) -> None: ...
+    async def in_steps(self, steps: Generator[None, None, T]) -> T: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -195,6 +196,10 @@ class Context:
 
     async def sleep(self, seconds: float) -> None:
         await self.waiting.sleep(seconds)
+
+    async def in_steps(self, steps: Generator[None, None, T]) -> T:
+        """Takes the steps of a generator, with others in between; returns its value."""
+        return await self.waiting.in_steps(steps)
 
     async def drained(self) -> None:
         """Waits until the peer has read enough: a reply built from disk is not built before."""

@@ -7,6 +7,12 @@ its `admit`, a `def` that still runs in the reader, because Trio starts tasks in
 A `def` whose params can be large has `slices`: a generator that prepares them step by step and returns what `call`
 gets. Of a small message the steps run in the reader; of a large one in a task, with the loop running in between.
 
+`free_form` marks params of which a large part may be plain values: a large message is decoded piece by piece, by the
+same task, and what a method's `slices` make of it comes after that.
+
+`who` is who may call it; the dispatch refuses everybody else before it looks at the params. What else a caller must be,
+the owner of this run, say, only the method can tell.
+
 `reads` marks an `async def` whose reply is built from disk and can be large: one of them at a time per connection.
 """
 
@@ -14,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -21,7 +28,9 @@ import msgspec
 import msgspec.inspect
 from msgspec import UNSET, Raw, UnsetType
 
-from car_trio.wire.errors import invalid_params
+from car_trio.state.session import Who
+from car_trio.wire.errors import Refusal, invalid_params
+from car_trio.wire.pieces import decoded_in_steps
 
 NULL = Raw(b"null")
 EMPTY = b"{}"
@@ -35,8 +44,10 @@ class Method:
 
     __slots__ = (
         "_decode",
+        "_raw_members",
         "admit",
         "call",
+        "free_form",
         "is_async",
         "params",
         "reads",
@@ -45,6 +56,7 @@ class Method:
         "slice_bytes",
         "slices",
         "summary",
+        "who",
     )
 
     def __init__(
@@ -54,35 +66,64 @@ class Method:
         result: Any,
         summary: str,
         *,
+        who: Who = "client",
         admit: Callable[[Any, Any], Any] | None = None,
         slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
         slice_bytes: int = SLICE_BYTES,
         requires: str | None = None,
         reads: bool = False,
+        free_form: bool = False,
     ) -> None:
         self.params = params
         self.call = call
         self.results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
         self.summary = summary
+        self.who: Who = who
         self.admit = admit
         self.slices = slices
         self.slice_bytes = slice_bytes
         self.requires = requires
         self.reads = reads
+        self.free_form = free_form
         self.is_async = inspect.iscoroutinefunction(call)
         self._decode = msgspec.json.Decoder(params).decode
+        self._raw_members = members(params, msgspec.inspect.RawType) if free_form else {}
 
     def decode(self, name: str, raw: Raw | UnsetType) -> Any:
         """The params in their type; absent and null mean `{}`. Raises Refusal (-32602) naming field and expectation."""
         try:
             return self._decode(EMPTY if raw is UNSET or raw == NULL else raw)
         except (msgspec.MsgspecError, RecursionError) as error:
-            said = str(error).replace("`", "") or "nested too deeply"
-            if said.startswith("Invalid enum value"):
-                said += f", expected one of {', '.join(allowed(self.params, said.rpartition('$')[2]))}"
-            if self.requires is not None:
-                raise invalid_params(f"{name} requires {self.requires}: {said}") from None
-            raise invalid_params(f"{name}: params: {said}") from None
+            raise self._misfit(name, error) from None
+
+    def decode_in_steps(self, name: str, raw: Raw) -> Generator[None, None, Any]:
+        """As `decode`, a piece in each step. Members that stay raw in their type are not read."""
+        try:
+            plain: Any
+            if bytes(memoryview(raw)[:1]) == b"{":
+                plain = msgspec.json.decode(raw, type=dict[str, Raw])
+                for member in [each for each in plain if not self._raw_members.get(each, True)]:
+                    plain[member] = yield from decoded_in_steps(bytes(plain[member]), sys.maxsize)
+            else:
+                plain = yield from decoded_in_steps(bytes(raw), sys.maxsize)
+            return msgspec.convert(plain, self.params)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise self._misfit(name, error) from None
+
+    def _misfit(self, name: str, error: Exception) -> Refusal:
+        said = str(error).replace("`", "") or "nested too deeply"
+        if said.startswith("Invalid enum value"):
+            said += f", expected one of {', '.join(allowed(self.params, said.rpartition('$')[2]))}"
+        if self.requires is not None:
+            return invalid_params(f"{name} requires {self.requires}: {said}")
+        return invalid_params(f"{name}: params: {said}")
+
+
+def members(kind: Any, of: type) -> dict[str, bool]:
+    """Each member of a struct, and whether its type is, or may be, of this kind."""
+    info: Any = msgspec.inspect.type_info(kind)
+    fields: Any = getattr(info, "fields", ())
+    return {each.encode_name: _one_of(each.type, of) is not None for each in fields}
 
 
 def allowed(kind: Any, path: str) -> list[str]:

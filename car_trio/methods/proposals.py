@@ -9,6 +9,7 @@ the one that was current when the submit was read, whatever the client does mean
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec import UNSET, Raw
@@ -16,13 +17,14 @@ from msgspec import UNSET, Raw
 from car_trio.engine.execute import Execution, budget_seconds
 from car_trio.engine.model import parse_strict
 from car_trio.engine.permissions import evaluated, fingerprint
-from car_trio.methods.analysis import worked_out
-from car_trio.methods.calling import Caller
+from car_trio.methods.analysis import LARGE_BYTES, worked_out
+from car_trio.methods.calling import Caller, Parameters
 from car_trio.methods.context import Answer, Context
 from car_trio.state.event_log import PlanEvents
 from car_trio.state.policies import Policy, reasons
 from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry
+from car_trio.state.tools import Offer
 from car_trio.state.turns import executed
 from car_trio.state.values import Values
 from car_trio.wire.errors import invalid_params, storage_degraded
@@ -31,6 +33,8 @@ from car_trio.wire.proposals import Action, Proposal
 from car_trio.wire.tools import SubmitProposal
 
 SHOWN_FINGERPRINTS = 16
+MAX_ACTIONS = 10_000
+"""Of one plan: what is decided about all of them at once has to be bounded."""
 
 
 class Submission(NamedTuple):
@@ -70,20 +74,33 @@ def _state(context: Context, ask: SubmitProposal) -> Values:
 
 
 async def submit(context: Context, submission: Submission) -> Answer:
-    proposal = await worked_out(context, len(submission.raw), parse_strict, submission.raw)
+    size = len(submission.raw)
+    proposal = await worked_out(context, size, parse_strict, submission.raw)
+    if len(proposal.actions) > MAX_ACTIONS:
+        raise invalid_params(
+            f"proposal.submit: the proposal has {len(proposal.actions)} actions, at most {MAX_ACTIONS} run; split it"
+        )
     context.allow(budget_seconds(proposal, context.daemon.tool_timeout_seconds))
-    recorder = Recorder(context.daemon.runs, submission.run, proposal.id, context.daemon.now)
+    parameters = await worked_out(context, size, Parameters, proposal, submission.raw)
+    recorder = Recorder(context.daemon.runs, submission.run, proposal.id, context.daemon.now, parameters)
     doorman = Doorman(context, submission, proposal)
-    execution = Execution(
+    caller = Caller(context, context.daemon.new_id(), parameters)
+    # Its digest of the whole plan takes long for a large one.
+    prepare = partial(
+        Execution,
         proposal,
-        call=Caller(context, context.daemon.new_id()).call,
+        call=caller.call,
         state=submission.state,
         registered=context.session.tools,
         check=doorman.reasons,
         event=doorman.note,
         final=recorder.record,
+        shown=parameters.received,
     )
+    execution = await worked_out(context, size, prepare)
     try:
+        if size > LARGE_BYTES:
+            await context.in_thread(doorman.prepare)
         refused = None
         if context.daemon.permissions.gate and execution.refusal() is None:
             refused = doorman.gate(await worked_out(context, len(submission.raw), doorman.decisions))
@@ -92,7 +109,11 @@ async def submit(context: Context, submission: Submission) -> Answer:
         context.events.flush()
     if recorder.missed:
         result["recorded"] = recorder.recorded
-    return Answer(result, recorder.ticket)
+    return Answer(await worked_out(context, size, encoded, result), recorder.ticket)
+
+
+def encoded(result: dict[str, Any]) -> Raw:
+    return Raw(encode(result))
 
 
 class Doorman:
@@ -102,9 +123,25 @@ class Doorman:
         self._context = context
         self._submission = submission
         self._proposal = proposal
+        self._known: dict[int, tuple[Offer, list[str]]] = {}
         self._events = PlanEvents(
             context.events, proposal.id, None if submission.run is None else submission.run.ref.run_id
         )
+
+    def prepare(self) -> None:
+        """Works out what depends on nothing but the plan: the events' digests, and what schemas say. For a thread."""
+        tools = dict(self._context.session.tools)
+        for action in self._proposal.actions:
+            self._events.prepare(action)
+            offer = tools.get(action.tool or "")
+            if offer is not None:
+                self._known[id(action)] = (offer, self._problems(offer, action))
+
+    def _problems(self, offer: Offer, action: Action) -> list[str]:
+        """What the tool's schema says."""
+        if offer.problems is None or action.type != "tool_call":
+            return []
+        return offer.problems(action.parameters)
 
     def decisions(self) -> list[dict[str, Any]]:
         """What the session's tier and the ledger say of each action. Reads only, so a thread may do it."""
@@ -131,8 +168,9 @@ class Doorman:
         """What the tool's schema says, then the policies: the files', the connection's, its policy session's."""
         said: list[str] = []
         offer = self._context.session.tools.get(action.tool or "")
-        if offer is not None and offer.problems is not None and action.type == "tool_call":
-            said += offer.problems(action.parameters)
+        if offer is not None:
+            before, known = self._known.get(id(action), (None, []))
+            said += known if before is offer else self._problems(offer, action)
         state = self._submission.state
         said += reasons(self._context.daemon.policies.current.policies, action, state)
         said += reasons(self._submission.policies(), action, state)
@@ -153,7 +191,15 @@ class Doorman:
 class Recorder:
     """Rows become turns of one run. `missed` when the run ended before its last row was final."""
 
-    def __init__(self, runs: RunRegistry, run: Run | None, proposal_id: str, now: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        runs: RunRegistry,
+        run: Run | None,
+        proposal_id: str,
+        now: Callable[[], str],
+        parameters: Parameters,
+    ) -> None:
+        self._parameters = parameters
         self._runs = runs
         self._run = run
         self._proposal_id = proposal_id
@@ -170,7 +216,7 @@ class Recorder:
             return
         body = executed(
             tool=action.tool,
-            parameters=Raw(encode(action.parameters)),
+            parameters=self._parameters.of(action),
             output=Raw(encode(row["output"])) if "output" in row else UNSET,
             status=row["status"],
             error=row.get("error"),

@@ -16,7 +16,7 @@ from car_trio.methods.context import Answer, Context, Subscription
 from car_trio.methods.traces import found, listing, snapshot, trace
 from car_trio.state.run import Run
 from car_trio.state.runs import unknown_run
-from car_trio.state.turns import Body, TurnTooLarge, narrated
+from car_trio.state.turns import Body, TurnTooLarge, narrated, received_bytes
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.runs import (
     CatalogRow,
@@ -39,6 +39,8 @@ from car_trio.wire.runs import (
 )
 
 TURNS = "{ run_id, turns: [RunTurn] }"
+STEP_BYTES = 64 * 1024
+"""How much of a message is looked at in one step."""
 
 
 def start(context: Context, ask: StartRun) -> Answer:
@@ -60,9 +62,10 @@ class BoundedTurns(NamedTuple):
 
 
 def bound_turns(context: Context, ask: RecordTurns) -> Generator[None, None, BoundedTurns]:
-    """Cuts turns to size, one per step, so that a large message can be taken in slices."""
+    """Cuts turns to size, so many bytes of them in a step that a large message can be taken in slices."""
     recorded_at = context.daemon.now()
     bodies: list[Body] | TurnTooLarge = []
+    looked_at = 0
     for i, turn in enumerate(ask.turns):
         try:
             body = narrated(turn, recorded_at)
@@ -75,7 +78,10 @@ def bound_turns(context: Context, ask: RecordTurns) -> Generator[None, None, Bou
         else:
             if isinstance(bodies, list):
                 bodies.append(body)
-        yield
+        looked_at += received_bytes(turn)
+        if looked_at > STEP_BYTES:
+            looked_at = 0
+            yield
     return BoundedTurns(ask.run_id, bodies)
 
 
@@ -179,11 +185,6 @@ async def list_runs(context: Context, listed: Listing) -> Answer:
     return Answer(await context.in_thread(listing, context.daemon.store, listed.newer, listed.ask))
 
 
-def may_search(context: Context, ask: SearchRuns) -> SearchRuns:
-    context.session.require_host("runs.search")
-    return ask
-
-
 async def search(context: Context, ask: SearchRuns) -> Answer:
     await context.drained()
     newer = context.daemon.runs.in_memory()
@@ -193,8 +194,7 @@ async def search(context: Context, ask: SearchRuns) -> Answer:
 # Removing
 
 
-def may_remove(context: Context, ask: RemoveRuns) -> RemoveRuns:
-    context.session.require_host("runs.remove")
+def bounded(_: Context, ask: RemoveRuns) -> RemoveRuns:
     if not ask.run_ids and ask.older_than is None:
         raise invalid_params("runs.remove requires { run_ids } or { older_than }")
     return ask

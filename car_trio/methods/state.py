@@ -1,16 +1,21 @@
-"""`state.*`: key-value state of a connection or of a tenant (protocol `wire.md` section 5)."""
+"""`state.*`: key-value state of a connection or of a tenant (protocol `wire.md` section 5).
+
+A large value is never decoded here: it is read through piece by piece, kept as it came, and given back so.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Generator
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from car_trio.engine.values import MAX_DEPTH, too_deep
 from car_trio.methods.context import Context
-from car_trio.state.values import Values
+from car_trio.state.values import LARGE_BYTES, Values
 from car_trio.wire.errors import invalid_params
+from car_trio.wire.pieces import TooDeep, read_in_steps
 from car_trio.wire.session import SetState, StateKey, WholeState
 
 
@@ -18,23 +23,40 @@ def _seen(context: Context, tenant_id: str | None) -> Values:
     return context.session.state if tenant_id is None else context.daemon.tenants.seen(tenant_id)
 
 
-def set_value(context: Context, ask: SetState) -> str:
+class Setting(NamedTuple):
+    """`state.set` with a value that is known to be readable: decoded, or JSON where it is large."""
+
+    ask: SetState
+    value: Any
+
+
+def readable(context: Context, ask: SetState) -> Generator[None, None, Setting]:
+    raw = b"null" if ask.value is UNSET else bytes(ask.value)
     try:
-        value = None if ask.value is UNSET else msgspec.json.decode(ask.value)
+        if len(raw) > LARGE_BYTES:
+            yield from read_in_steps(raw, MAX_DEPTH)
+            return Setting(ask, Raw(raw))
+        value = msgspec.json.decode(raw)
+    except TooDeep as error:
+        raise invalid_params(f"state.set: value {error}") from None
     except (msgspec.MsgspecError, RecursionError) as error:
         raise invalid_params(
             f"state.set: value cannot be read back: {error or 'nested too deeply'}"
         ) from None
     if too_deep(value, MAX_DEPTH):
         raise invalid_params(f"state.set: value nests more than {MAX_DEPTH} deep")
-    tenant_id = ask.tenant_id
+    return Setting(ask, value)
+
+
+def set_value(context: Context, setting: Setting) -> str:
+    tenant_id = setting.ask.tenant_id
     state = context.session.state if tenant_id is None else context.daemon.tenants.of(tenant_id)
-    state[ask.key] = value
+    state[setting.ask.key] = setting.value
     return "ok"
 
 
 def get_value(context: Context, ask: StateKey) -> Any:
-    return _seen(context, ask.tenant_id).get(ask.key)
+    return _seen(context, ask.tenant_id).shown(ask.key)
 
 
 def exists(context: Context, ask: StateKey) -> bool:

@@ -2,8 +2,8 @@
 
 `take` runs in the reader and never waits. It answers a `def` method on the spot, or hands its reply to the journal's
 ticket; it starts a task for an `async def`, after the method's `admit` has decided, still in wire order. A message
-over `slice_bytes` for a method that knows how is prepared in slices by a task; until it is done, later requests of
-the same connection are held, so that wire order stays the order of effects.
+over `slice_bytes` for a method that knows how is decoded and prepared in slices by a task; until it has decided, later
+requests of the same connection are held, so that wire order stays the order of effects.
 
 A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again. A gated
 method first waits in a task for a host's word (`gate.py`), and begins with the approved bytes.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -38,6 +38,7 @@ from car_trio.wire.errors import (
     Refusal,
 )
 from car_trio.wire.frames import Frame, Unreadable, encode, error_frame, notification, parse, result_frame
+from car_trio.wire.pieces import at_once
 from car_trio.wire.runs import CatalogRow
 
 LOG = logging.getLogger("car_trio.dispatch")
@@ -49,6 +50,7 @@ that just finishes should not lose its word. Anything else would belong to nobod
 
 T = TypeVar("T")
 Spawn = Callable[..., None]
+Steps = Generator[None, None, Any]
 
 
 class Request(NamedTuple):
@@ -91,6 +93,7 @@ class Dispatcher:
         context: Context,
         callbacks: Callbacks,
         desk: LookupDesk,
+        gate: Gate,
         config: Config,
         *,
         post: Callable[[bytes], None],
@@ -104,7 +107,7 @@ class Dispatcher:
         self._close = close
         self._spawn = spawn
         self._methods: dict[str, Method] = context.daemon.methods
-        self._gate = Gate(context.daemon.host.approvals, config.approvals)
+        self._gate = gate
         self._max_in_flight = config.server.max_in_flight
         self._handler_seconds = config.environment.handler_timeout or config.server.handler_timeout_seconds
         self._is_fixed = config.environment.handler_timeout is not None
@@ -149,12 +152,18 @@ class Dispatcher:
         try:
             method = self._admitted(request)
             self.in_flight[request.serial] = request
+            is_gated = self._gate.guards(request.method)
+            if method.free_form and size > method.slice_bytes and frame.params is not UNSET and not is_gated:
+                self._start_large(request, method, method.decode_in_steps(request.method, frame.params))
+                return
             params = method.decode(request.method, frame.params)
-            if self._gate.guards(request.method):
+            if is_gated:
                 shown = b"null" if frame.params is UNSET else bytes(frame.params)
                 self._spawn(self._run, request, partial(self._gated, request.method, method, shown))
+            elif method.slices is not None and size > method.slice_bytes:
+                self._start_large(request, method, nothing_left(params))
             else:
-                self._start(request, method, params, size)
+                self._start(request, method, params)
         except Refusal as refusal:
             self._refuse(request, refusal)
         except Exception:
@@ -162,7 +171,8 @@ class Dispatcher:
 
     def _admitted(self, request: Request) -> Method:
         """The method, if this connection may call it now."""
-        self._context.session.require(request.method)
+        method = self._methods.get(request.method)
+        self._context.session.require(request.method, "client" if method is None else method.who)
         if (self.is_stopping or self._context.session.is_gone) and request.method not in ENDS:
             raise stopping()
         if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
@@ -171,19 +181,20 @@ class Dispatcher:
                 "read some before sending more",
                 TOO_MANY_REQUESTS,
             )
-        method = self._methods.get(request.method)
         if method is None:
             shown = request.method[:SHOWN_NAME]
             raise Refusal(f"unknown method '{shown}'; rpc.discover lists what there is", METHOD_NOT_FOUND)
         return method
 
-    def _start(self, request: Request, method: Method, params: Any, size: int) -> None:
+    def _start_large(self, request: Request, method: Method, decoding: Steps) -> None:
+        self._held = deque() if self._held is None else self._held
+        # A method that waits lets the others go on as soon as it is admitted, one that does not when it has answered.
+        after = None if method.is_async else self._release
+        self._spawn(self._run, request, partial(self._in_slices, method, decoding), False, after)
+
+    def _start(self, request: Request, method: Method, params: Any) -> None:
         context = self._context
-        if method.slices is not None and size > method.slice_bytes:
-            self._held = deque() if self._held is None else self._held
-            self._spawn(self._run, request, partial(self._in_slices, method, params), False, self._release)
-            return
-        prepared = params if method.slices is None else exhaust(method.slices(context, params))
+        prepared = params if method.slices is None else at_once(method.slices(context, params))
         rule = method.call if not method.is_async else method.admit
         try:
             decided = prepared if rule is None else rule(context, prepared)
@@ -263,18 +274,21 @@ class Dispatcher:
         context.allow(self._gate.timeout + self._handler_seconds)
         await self._gate.approved(context.session, name, params)
         decoded = method.decode(name, Raw(params))
-        prepared = decoded if method.slices is None else exhaust(method.slices(context, decoded))
+        prepared = decoded if method.slices is None else at_once(method.slices(context, decoded))
         return await self._after_lookup(method, prepared, context)
 
-    async def _in_slices(self, method: Method, params: Any, context: Context) -> Any:
-        assert method.slices is not None
-        steps = method.slices(context, params)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return await self._decided(partial(method.call, context, done.value))
-            await trio.lowlevel.checkpoint()
+    async def _in_slices(self, method: Method, decoding: Steps, context: Context) -> Any:
+        try:
+            params = await context.in_steps(decoding)
+            prepared = (
+                params if method.slices is None else await context.in_steps(method.slices(context, params))
+            )
+            rule = method.admit if method.is_async else method.call
+            decided = prepared if rule is None else await self._decided(partial(rule, context, prepared))
+        finally:
+            if method.is_async:
+                self._release()
+        return await method.call(context, decided) if method.is_async else decided
 
     def _release(self) -> None:
         """The large message is done: what was held goes on in wire order, up to the next large one."""
@@ -338,9 +352,8 @@ class Dispatcher:
         if self.is_stopping and not self.in_flight:
             self._close(1001, "daemon is stopping")
 
-    def progress(self) -> None:
+    def progress(self, now: float) -> None:
         """Tells the client about requests that have waited for long, so that it goes on waiting."""
-        now = trio.current_time()
         for request in self.in_flight.values():
             if request.id is not None and now - request.began >= PROGRESS_SECONDS:
                 self._post(notification("infer.progress", {"id": Raw(request.id)}))
@@ -350,13 +363,10 @@ async def _call(method: Method, decided: Any, context: Context) -> Any:
     return await method.call(context, decided)
 
 
-def exhaust(steps: Any) -> Any:
-    """Takes all steps of a generator at once; returns its value."""
-    try:
-        while True:
-            next(steps)
-    except StopIteration as done:
-        return done.value
+def nothing_left(params: Any) -> Steps:
+    """Params that are decoded already."""
+    return params
+    yield  # a generator without a step
 
 
 def stopping() -> Refusal:

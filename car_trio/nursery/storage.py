@@ -16,7 +16,7 @@ import trio
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
 from car_trio.nursery.limits import held_files
-from car_trio.nursery.together import TOGETHER
+from car_trio.nursery.together import Together
 from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, open_catalog
@@ -65,6 +65,7 @@ class OpenStore:
         journal: Journal,
         writer: CatalogWriter | None,
         health: Health,
+        together: Together,
     ) -> None:
         self._config = config
         self._layout = layout
@@ -73,6 +74,8 @@ class OpenStore:
         self._index = RunIndex(layout, disk)
         self.journal = journal
         self.health = health
+        self.together = together
+        """The stretch in which the journal tells what became true; every connection sends with it."""
 
     @property
     def degraded(self) -> str | None:
@@ -197,7 +200,7 @@ async def open_store(
 
     Raises `ConfigError` when another process has the root, or when it cannot be used; then nothing was changed.
     """
-    layout, disk, health = Layout(config.home), disk or Disk(), Health()
+    layout, disk, health, together = Layout(config.home), disk or Disk(), Health(), Together()
     async with AsyncExitStack() as stack:
         try:
             layout.prepare(disk)
@@ -223,9 +226,9 @@ async def open_store(
                 sync_threads=sync_threads,
                 catalog=writer,
                 on_health=health.turned,
-                telling=TOGETHER,
+                telling=together,
             )
         )
-        store = OpenStore(config, layout, disk, journal, writer, health)
+        store = OpenStore(config, layout, disk, journal, writer, health, together)
         stack.callback(store.close)
         yield store

@@ -27,9 +27,10 @@ from car_trio.methods.context import Client, Daemon
 from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
 from car_trio.nursery.alarm import Alarm
-from car_trio.nursery.connection import Connection
+from car_trio.nursery.connection import Common, Connection
 from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import deadlines, grace_sweep, guarded, heartbeat, retention, watchdog
+from car_trio.nursery.gate import Gate
 from car_trio.nursery.limits import raise_descriptor_limit
 from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.peer import WAITS
@@ -158,10 +159,20 @@ async def live(
                 watchdog, environment.notify_socket, environment.watchdog_seconds, store.journal.ping
             )
             duties.start_soon(guarded, "watchdog", ping)
+        duties.start_soon(guarded, "postman", store.together.deliver)
         async with trio.open_nursery() as guests:
-            welcome = partial(
-                admit, daemon, config, LookupDesk(store.find, daemon.runs), connections, guests, duties
+            common = Common(
+                daemon,
+                config,
+                LookupDesk(store.find, daemon.runs),
+                Gate(daemon.host.approvals, config.approvals),
+                store.together,
+                spawn=guests.start_soon,
+                is_full=connections.is_full,
+                known=connections.known,
+                left=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
             )
+            welcome = partial(admit, common, connections)
             async with trio.open_nursery() as listeners:  # dies first, and visits of the page with it
                 endpoints.listen(listeners, welcome)
                 if endpoints.page is not None:
@@ -185,30 +196,16 @@ async def live(
 
 
 def admit(
-    daemon: Daemon,
-    config: Config,
-    desk: LookupDesk,
+    common: Common,
     connections: Connections,
-    guests: trio.Nursery,
-    duties: trio.Nursery,
     stream: trio.abc.Stream,
     is_remote: bool,
     upgrade: bytes | None = None,
 ) -> Connection:
     """A new connection gets its own guarded task. `upgrade` comes from the page's port, see `Connection`."""
-    connection = Connection(
-        daemon,
-        config,
-        desk,
-        stream,
-        is_remote=is_remote,
-        upgrade=upgrade,
-        is_full=connections.is_full,
-        known=connections.known,
-        sweep=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
-    )
+    connection = Connection(common, stream, is_remote=is_remote, upgrade=upgrade)
     connections.enter(connection)
-    guests.start_soon(host, connection, connections)
+    common.spawn(host, connection, connections)
     return connection
 
 

@@ -233,5 +233,5 @@ async def linger(stream: trio.abc.Stream) -> None:
     with trio.move_on_after(LINGER_SECONDS):
         if isinstance(stream, trio.abc.HalfCloseableStream):
             await stream.send_eof()
-        while await stream.receive_some(RECEIVE_BYTES):
+        while await stream.receive_some():
             pass

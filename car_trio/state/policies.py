@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import msgspec
@@ -58,6 +59,21 @@ def text_of(value: Any) -> str:
 def is_same(one: Any, other: Any) -> bool:
     # A NaN, which a file may hold, is written as null.
     return (one is None) == (other is None) and _sorted(one) == _sorted(other)
+
+
+def outgrows(value: Any, most: int) -> bool:
+    """Whether the value has more than so many places and characters. Stops looking as soon as it has."""
+    waiting, seen = [value], 0
+    while waiting and seen <= most:
+        place = waiting.pop()
+        seen += 1
+        if is_list(place):
+            waiting += place[: most + 1]
+        elif is_object(place):
+            waiting += islice(place.values(), most + 1)
+        elif isinstance(place, str):
+            seen += len(place)
+    return seen > most
 
 
 def reasons(policies: Iterable[Policy], action: Action, state: State) -> Iterator[str]:
@@ -133,7 +149,7 @@ def policy_of(ask: RegisterPolicy) -> Policy:
     """Raises Refusal (-32602) for a rule without what it needs, or one too large to be kept."""
     if not ask.name:
         raise invalid_params("policy.register: name must not be empty")
-    if len(msgspec.json.encode(ask)) > MAX_POLICY_BYTES:
+    if outgrows(ask.value, MAX_POLICY_BYTES) or len(msgspec.json.encode(ask)) > MAX_POLICY_BYTES:
         raise invalid_params(f"policy.register: a policy may have {MAX_POLICY_BYTES} bytes; shorten it")
     return _MAKERS[ask.rule](ask)
 

@@ -11,7 +11,7 @@ import hmac
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from car_trio.state.policies import PolicyBook
 from car_trio.state.tools import Offer, Results
@@ -30,8 +30,9 @@ from car_trio.wire.session import PROTOCOL_VERSIONS, Authenticate, Authenticated
 MAX_AUTH_FAILURES = 10
 MAX_TOOLS = 1000
 MAX_TOOLS_BYTES = 16 * 1024 * 1024
-OPEN_TO_ALL = frozenset({"session.auth", "server.health"})
-"""What a connection may call before it has said who it is."""
+Who = Literal["anybody", "client", "person", "host"]
+"""Who may call a method: anybody, also before authentication; every authenticated client; one that speaks for no agent
+or has the host role; one with the host role."""
 
 
 class Fatal(Refusal):
@@ -110,23 +111,24 @@ class Session:
         """Whether it speaks for an agent and has nobody's rights but that agent's."""
         return self.agent_id is not None and not self.host
 
-    def require(self, method: str) -> None:
-        """Raises Fatal (-32001) unless this connection may call `method` at all."""
-        if not self.authenticated and method not in OPEN_TO_ALL:
+    def require(self, method: str, who: Who) -> None:
+        """Raises Refusal unless this connection may call `method`; Fatal (-32001) before authentication."""
+        if not self.authenticated and who != "anybody":
             raise Fatal(
                 f"auth required: '{method}' was called before session.auth; send session.auth with the daemon's token "
                 "first (CAR_AUTH_TOKEN, or the auth-token file)",
                 NOT_AUTHENTICATED,
             )
-
-    def require_host(self, method: str) -> None:
-        """Raises Refusal unless this connection has the host role."""
-        if not self.host:
+        if who == "host" and not self.host:
             raise Refusal(f"'{method}' needs the host role; authenticate with session.auth {{host_token}}")
+        if who == "person" and self.is_agent:
+            raise Refusal(
+                f"'{method}' is for hosts; this connection speaks for agent '{self.agent_id}': "
+                "use one that is not bound"
+            )
 
-    def require_token_host(self, method: str) -> None:
-        """Raises Refusal unless this connection has the host role by a token: a page does not make pages."""
-        self.require_host(method)
+    def refuse_page(self, method: str) -> None:
+        """Raises Refusal when this connection has its role from the page: a page does not make pages."""
         if self.at_page:
             raise Refusal(f"'{method}' is not for the page; run car-trio ui")
 

@@ -10,15 +10,15 @@ Every `Raw` that passes has been decoded once: a record that a reader cannot dec
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import Json, encode
+from car_trio.wire.pieces import block, may_be_unreadable
 from car_trio.wire.runs import (
     AgentOutcome,
     CliOutcome,
@@ -36,10 +36,9 @@ MAX_STRING_BYTES = 16_384
 MAX_LINE_BYTES = 262_144
 CUT_MARK = "…[truncated]"
 FIELD_MARK = "…[truncated: turn exceeded 256 KiB]"
+BLOCK_BYTES = 8192
+"""Half of what a cut leaves of a string: how finely a large payload is looked at before it is read."""
 REPLACED_IN_ORDER = ("output", "parameters", "prompt")
-
-LONG_STRING = re.compile(rb'"(?:[^"\\]|\\.){%d}' % (MAX_STRING_BYTES + 1))
-"""A string in JSON text that may have too many bytes: no escape stands for more bytes than it has parts here."""
 
 EVIDENCE_KINDS = frozenset(get_args(EvidenceKind))
 
@@ -81,36 +80,67 @@ def _pointer(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def cut_raw(raw: Raw, path: str, cuts: Cuts) -> Raw:
-    """A payload, decoded once for the readers' sake and passed on as the bytes it came as unless a string was cut.
+def cut_raw(raw: Raw, path: str, cuts: Cuts, *, is_ours: bool = False) -> Raw:
+    """A payload, read once for the readers' sake and passed on as the bytes it came as unless a string was cut.
 
-    What is too long for a record even then is passed on as it is: it is never written.
+    `is_ours`: we have encoded it ourselves, so it can be read. What is too long for a record however it is cut is
+    passed on as it is: it is never written.
 
     Raises Refusal (-32602) for a value that cannot be decoded (a number out of range, say).
     """
     whole = bytes(raw)
-    has_long = len(whole) > MAX_STRING_BYTES and LONG_STRING.search(whole) is not None
-    if len(whole) > MAX_LINE_BYTES and not has_long:
-        # No cut can make it fit: it will be replaced by a mark, unread, or its record refused.
+    is_large = len(whole) > MAX_STRING_BYTES
+    kept, may_have_long = _looked_at(whole) if is_large else (0, False)
+    if kept > MAX_LINE_BYTES:
+        # It will be replaced by a mark, unread, or its record refused.
         return raw
-    try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_params(f"{path} cannot be read back: {error or 'nested too deeply'}") from None
-    if has_long:
+    if may_have_long:
         before = len(cuts)
-        kept = cut_value(value, path, cuts)
+        cut = cut_value(_decoded(whole, path), path, cuts)
         if len(cuts) > before:
-            return Raw(encode(kept))
+            return Raw(encode(cut))
+    elif not (is_ours or (is_large and not may_be_unreadable(whole))):
+        _decoded(whole, path)
     # A line break between tokens is legal JSON but would end the record's line early.
     return Raw(msgspec.json.format(whole, indent=-1)) if b"\n" in whole or b"\r" in whole else raw
+
+
+def _decoded(whole: bytes, path: str) -> Json:
+    try:
+        value: Json = msgspec.json.decode(whole)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_params(f"{path} cannot be read back: {error or 'nested too deeply'}") from None
+    return value
+
+
+def _looked_at(whole: bytes) -> tuple[int, bool]:
+    """How many bytes no cut takes away, at least, and whether a string is long enough to be cut; perhaps it is not.
+
+    A string that is to be cut has a whole block inside of it, and a cut takes away such blocks only: of the string it
+    leaves more than the rest of its last block. So everything else counts. Nothing is decoded for this.
+    """
+    at = kept = 0
+    within = may_have_long = False
+    while at < len(whole):
+        part = block(whole, at, BLOCK_BYTES)
+        quotes = part.count(b'"')
+        if within and not quotes:
+            may_have_long = True
+        else:
+            kept += len(part)
+        within ^= quotes % 2 == 1
+        at += len(part)
+    return kept, may_have_long
+
+
+_NO_TEXT = Raw(b"null")
 
 
 class _Members(Struct):
     """The members of a payload that matter here; the others are passed over unread."""
 
-    kind: Any = None
-    prompt: Any = None
+    kind: Raw = _NO_TEXT
+    prompt: Raw = _NO_TEXT
 
 
 def _members(raw: Raw) -> _Members:
@@ -118,6 +148,11 @@ def _members(raw: Raw) -> _Members:
         return msgspec.json.decode(raw, type=_Members)
     except (msgspec.MsgspecError, RecursionError):
         return _Members()
+
+
+def _text(raw: Raw) -> str | None:
+    """What is a string; anything else is not decoded."""
+    return msgspec.json.decode(raw, type=str) if memoryview(raw)[:1] == b'"' else None
 
 
 def cli_outcome_of(output: Raw | UnsetType) -> CliOutcome | UnsetType:
@@ -174,6 +209,12 @@ def narrated(turn: NarratedTurn, recorded_at: str) -> Body:
     return _encoded(record, {"output": turn.output, "parameters": turn.parameters})
 
 
+def received_bytes(turn: NarratedTurn) -> int:
+    """How much there is to look at."""
+    prompt = 0 if turn.prompt is None else len(turn.prompt)
+    return prompt + sum(len(bytes(raw)) for raw in (turn.parameters, turn.output) if raw is not UNSET)
+
+
 def _cut_payload(raw: Raw | UnsetType, path: str, cuts: Cuts) -> Raw | UnsetType:
     return UNSET if raw is UNSET else cut_raw(raw, path, cuts)
 
@@ -192,16 +233,16 @@ def executed(
     """A turn from a row of a proposal. Nothing in it may be refused, so every text of it is cut, not only the ones
     that a narrated turn may have cut."""
     cuts: Cuts = {}
-    prompt = _members(parameters).prompt
+    prompt = _text(_members(parameters).prompt)
     cli = cli_outcome_of(output)
     if cli is not UNSET:
         cli.output_tail = cut_text(cli.output_tail, "cli_outcome/output_tail", cuts)
         cli.cli = cli.cli if cli.cli is None else cut_text(cli.cli, "cli_outcome/cli", cuts)
     record = Turn(
         index=0,
-        prompt=cut_text(prompt, "prompt", cuts) if isinstance(prompt, str) else UNSET,
+        prompt=UNSET if prompt is None else cut_text(prompt, "prompt", cuts),
         tool=UNSET if tool is None else cut_text(tool, "tool", cuts),
-        parameters=cut_raw(parameters, "parameters", cuts),
+        parameters=cut_raw(parameters, "parameters", cuts, is_ours=True),
         output=_cut_payload(output, "output", cuts),
         cli_outcome=cli,
         verifier_verdict=verdict_of(cli),
@@ -270,8 +311,7 @@ def _cut_evidence(evidence: Sequence[Raw], cuts: Cuts) -> list[Raw]:
     kept: list[Raw] = []
     for i, item in enumerate(evidence):
         kept.append(cut_raw(item, f"termination/outcome/evidence/{i}", cuts))
-        kind = _members(item).kind
-        if not isinstance(kind, str) or kind not in EVIDENCE_KINDS:
+        if _text(_members(item).kind) not in EVIDENCE_KINDS:
             expected = ", ".join(sorted(EVIDENCE_KINDS))
             raise invalid_params(f"runs.complete: outcome.evidence[{i}].kind must be one of {expected}")
     return kept

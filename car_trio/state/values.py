@@ -1,19 +1,28 @@
 """Key-value state: of a connection, or of a tenant (protocol `wire.md` section 5).
 
-Values are plain decoded JSON. The sum of what a store holds is bounded, because a client pays nothing for memory
-that the daemon lends it.
+Small values are kept decoded, large ones as the JSON they came as: decoded, 16 MiB of small pieces would take ten
+times that, and letting go of them would take longer than others may have to wait. Who looks into a large value decodes
+it; the last one stays decoded, because rules look at the same key again and again. The sum of what a store holds is
+bounded, because a client pays nothing for memory that the daemon lends it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+from msgspec import Raw
+
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import encode
+from car_trio.wire.pieces import at_once, decoded_in_steps
 
 MAX_STATE_BYTES = 64 * 1024 * 1024
 MAX_TENANTS = 64
+LARGE_BYTES = 64 * 1024
+"""Above this a value is kept as JSON."""
 
 
 class Values:
@@ -23,6 +32,7 @@ class Values:
         self._values: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
         self._total = 0
+        self._decoded: tuple[Raw, Any] = (Raw(b"null"), None)
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -31,26 +41,53 @@ class Values:
         return iter(self._values)
 
     def get(self, key: str, default: Any = None, /) -> Any:
-        return self._values.get(key, default)
+        value = self._values.get(key, default)
+        if value.__class__ is not Raw:
+            return value
+        if self._decoded[0] is not value:
+            self._decoded = (value, msgspec.json.decode(value))
+        return self._decoded[1]
+
+    def shown(self, key: str) -> Any:
+        """The value for a reply, a large one as JSON; null when there is none."""
+        return self._values.get(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        size = len(key.encode()) + len(encode(value))
+        """`value` is decoded JSON, or `Raw` that can be decoded."""
+        encoded = bytes(value) if value.__class__ is Raw else encode(value)
+        size = len(key.encode()) + len(encoded)
         total = self._total - self._sizes.get(key, 0) + size
         if total > MAX_STATE_BYTES:
             raise invalid_params(
                 f"state.set: key {key[:80]!r} would bring this state to {total} bytes, at most {MAX_STATE_BYTES} fit; "
                 "remove or shorten other keys"
             )
-        self._values[key] = value
+        self._values[key] = Raw(encoded) if len(encoded) > LARGE_BYTES else value
+        self._decoded = (Raw(b"null"), None)
         self._sizes[key] = size
         self._total = total
 
     def __delitem__(self, key: str) -> None:
         del self._values[key]
+        self._decoded = (Raw(b"null"), None)
         self._total -= self._sizes.pop(key)
 
     def snapshot(self) -> dict[str, Any]:
+        """All of it, large values as JSON."""
         return dict(self._values)
+
+
+def decoded(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot in which every value is decoded: for a thread, others go on meanwhile."""
+    return {
+        key: at_once(decoded_in_steps(bytes(value), sys.maxsize)) if value.__class__ is Raw else value
+        for key, value in snapshot.items()
+    }
+
+
+def large_bytes(snapshot: dict[str, Any]) -> int:
+    """How much of a snapshot is still to be decoded."""
+    return sum(len(bytes(value)) for value in snapshot.values() if value.__class__ is Raw)
 
 
 class Tenants:

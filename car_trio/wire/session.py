@@ -56,6 +56,8 @@ class Shaken(Struct):
 
 
 class Health(Struct):
+    """The counts are for the host role alone: anybody may ask how the daemon is, not how busy it is."""
+
     ok: bool
     version: str
     protocol_versions: tuple[int, ...]
@@ -63,6 +65,8 @@ class Health(Struct):
     auth_enabled: bool
     store: Literal["ok", "degraded"]
     durability: str
+    connections: int | UnsetType = UNSET
+    open_runs: int | UnsetType = UNSET
 
 
 class InitSession(Struct, omit_defaults=True):

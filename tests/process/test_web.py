@@ -284,7 +284,7 @@ def test_the_answer_arrives_although_more_was_sent_than_is_read(
     bare: Callable[[], socket.socket], port: int
 ) -> None:
     with bare() as browser:
-        browser.sendall(address(port, "Content-Length: 1000000", method="POST") + b"x" * 1_000_000)
+        browser.sendall(address(port, "Content-Length: 8000000", method="POST") + b"x" * 8_000_000)
         assert browser.makefile("rb").readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
 
 

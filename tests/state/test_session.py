@@ -123,20 +123,27 @@ def test_with_authentication_off_any_token_is_fine_and_everybody_is_host():
     assert (answer.auth_enabled, answer.agent_id) == (False, "a")
 
 
-@pytest.mark.parametrize("method", ["runs.start", "rpc.discover", "no.such.method"])
-def test_before_authentication_only_two_methods_may_be_called(method):
-    with pytest.raises(Fatal, match="^auth required") as caught:
-        session().require(method)
+@pytest.mark.parametrize("who", ["client", "person", "host"])
+def test_before_authentication_only_what_is_for_anybody_may_be_called(who):
+    with pytest.raises(Fatal, match="^auth required: 'm'") as caught:
+        session().require("m", who)
     assert caught.value.code == -32001
-    session().require("session.auth")
-    session().require("server.health")
-    session(authenticated=True).require(method)
+    session().require("m", "anybody")
+    session(authenticated=True).require("m", "client")
 
 
 def test_a_host_method_names_the_role_it_needs():
     with pytest.raises(Refusal, match="'runs.search' needs the host role"):
-        session(authenticated=True).require_host("runs.search")
-    session(host=True).require_host("runs.search")
+        session(authenticated=True).require("runs.search", "host")
+    session(authenticated=True, host=True).require("runs.search", "host")
+
+
+def test_what_is_for_persons_is_not_for_an_agent_that_has_not_the_host_role():
+    for person in (session(authenticated=True), session(authenticated=True, host=True)):
+        person.require("host.events", "person")
+    with pytest.raises(Refusal, match="^'host.events' is for hosts; this connection speaks for agent 'a'"):
+        session(authenticated=True, agent_id="a").require("host.events", "person")
+    session(authenticated=True, agent_id="a", host=True).require("host.events", "person")
 
 
 @pytest.mark.parametrize("version", [2, 3])

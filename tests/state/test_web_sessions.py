@@ -190,9 +190,7 @@ def test_a_code_comes_with_the_address_of_the_page_and_not_inside_of_it(door: Do
     assert door.web.code() == ("key-0", URL)
 
 
-def test_only_a_host_by_a_token_may_ask_for_codes():
-    with pytest.raises(Refusal, match="needs the host role"):
-        Session("s1").require_token_host("host.web_code")
+def test_a_host_by_a_token_may_ask_for_codes_and_a_page_may_not():
     with pytest.raises(Refusal, match="is not for the page"):
-        Session("s1", at_page=True, host=True).require_token_host("host.web_code")
-    Session("s1", host=True).require_token_host("host.web_code")
+        Session("s1", at_page=True, host=True).refuse_page("host.web_code")
+    Session("s1", host=True).refuse_page("host.web_code")

@@ -1,0 +1,243 @@
+"""Large JSON, taken in pieces: no single call of a decoder takes longer than one piece does.
+
+One decoding call holds the interpreter from its first byte to its last, in whatever thread it runs, and for a
+document of very many small parts that is long enough for everybody to notice. So a large document is cut at commas
+outside of strings, about every 64 KiB, wherever in its nesting these are. A piece becomes a document of its own when
+the brackets that are open where it begins are put in front of it and those open at its end are closed behind it.
+What is decoded so is grown together again along the containers that were open at the cut.
+
+Everything here relies on a document that has passed a decoder's grammar before, as each `msgspec.Raw` of a message
+has: brackets match, strings end, escapes are whole. `Raw` leaves two things open, and only these are still looked
+for: numbers that no reader takes, and how deep the document nests.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+from collections.abc import Generator, Iterator
+from itertools import accumulate
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+PIECE_BYTES: Final = 64 * 1024
+
+_BRACKETS: Final = b"[]{}"
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
+_UP_OR_DOWN: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_CLOSED: Final = bytes.maketrans(b"[{", b"]}")
+_COMMA_OR_QUOTE: Final = re.compile(rb'[,"]')
+_LIST: Final = ord("[")
+
+
+class TooDeep(ValueError):  # noqa: N818 - says what the document is
+    """It nests deeper than allowed."""
+
+
+class Repeated(ValueError):  # noqa: N818 - says what the document is
+    """A key stands twice in one object of it."""
+
+
+class Piece(NamedTuple):
+    """What stands between two cuts. `before` and `after` are the brackets open at its ends, outermost first."""
+
+    text: bytes
+    before: bytes
+    after: bytes
+    kept: int
+    """How many of the brackets in `before` are still open at the end."""
+
+
+def plain_quotes(text: bytes) -> bytes:
+    """Text of the same length in which every quote begins or ends a string. It begins at no escape's middle."""
+    return text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
+
+
+def block(document: bytes, at: int, size: int = PIECE_BYTES) -> bytes:
+    """So many bytes from `at`, or one more where they would end in the middle of an escape; quotes as above."""
+    text = document[at : at + size]
+    if (len(text) - len(text.rstrip(b"\\"))) % 2:
+        text = document[at : at + size + 1]
+    return plain_quotes(text)
+
+
+def outside_of_strings(text: bytes) -> bytes:
+    """What is no string, of text that begins outside of one."""
+    return b"".join(plain_quotes(text).split(b'"')[::2])
+
+
+def pieces(document: bytes, room: int) -> Iterator[Piece]:
+    """The document in pieces. Raises `TooDeep` when it nests more than `room` deep."""
+    at, before = 0, b""
+    while at < len(document):
+        end = _cut(document, at)
+        piece = _piece(document[at:end], before, room)
+        yield piece
+        at, before = end + 1, piece.after
+
+
+def _cut(document: bytes, at: int) -> int:
+    """Where the piece from `at` ends: at a comma, or with the document."""
+    first = block(document, at)
+    end = at + len(first)
+    if first.count(b'"') % 2:
+        end = _end_of_string(document, end)
+    while (found := _COMMA_OR_QUOTE.search(document, end)) is not None:
+        if found[0] == b",":
+            return found.start()
+        end = _end_of_string(document, found.end())
+    return len(document)
+
+
+def _end_of_string(document: bytes, at: int) -> int:
+    """The place behind the string that `at` is in."""
+    while (quote := (part := block(document, at)).find(b'"')) < 0:
+        at += len(part)
+    return at + quote + 1
+
+
+def _piece(text: bytes, before: bytes, room: int) -> Piece:
+    brackets = outside_of_strings(text).translate(None, _NO_BRACKETS)
+    depths = list(accumulate(map(_UP_OR_DOWN.__getitem__, brackets), initial=len(before)))
+    if max(depths) > room:
+        raise TooDeep(f"nests more than {room} deep")
+    kept = min(depths)
+    return Piece(text, before, before[:kept] + _unclosed(brackets, depths[-1] - kept), kept)
+
+
+def _unclosed(brackets: bytes, count: int) -> bytes:
+    """The opening brackets that have no partner, of which there are so many."""
+    while count and len(fewer := brackets.replace(b"[]", b"").replace(b"{}", b"")) < len(brackets):
+        brackets = fewer
+    return brackets[len(brackets) - count :]
+
+
+def _whole(piece: Piece, key: bytes, mark: bytes) -> bytes:
+    """A piece as a document: `key` stands for each that came in an earlier piece, `mark` follows the last item."""
+    named = b'{"%b":' % key
+    front = b"".join(b"[" if each == _LIST else named for each in piece.before[:-1]) + piece.before[-1:]
+    return b"%b%b%b%b" % (front, piece.text, mark, piece.after.translate(_CLOSED)[::-1])
+
+
+class _Growing:
+    """A value while it grows. `spine` are the containers that are open, the value itself first.
+
+    `left` stands for a key that came in an earlier piece, `right` marks the container that is open at the end of a
+    piece. Nobody can have guessed either.
+    """
+
+    def __init__(self, *, unique: bool) -> None:
+        self.value: Any = None
+        self._unique = unique
+        self._spine: list[Any] = []
+        self._left = secrets.token_hex(16)
+        self._right = secrets.token_hex(16)
+
+    def add(self, piece: Piece) -> None:
+        decoded = self._decoded(piece)
+        ours = list(self._continued(decoded))
+        opened = self._open_end(
+            ours[piece.kept - 1] if ours else decoded, len(piece.after) - max(piece.kept, 1)
+        )
+        if piece.after:
+            _ = opened[-1].pop() if isinstance(opened[-1], list) else opened[-1].pop(self._right)
+        for depth, (holder, more) in enumerate(zip(self._spine, ours, strict=True)):
+            self._join(holder, more, is_innermost=depth == len(ours) - 1)
+        if not ours:
+            self.value = decoded
+            self._spine = opened
+        else:
+            self._spine[piece.kept :] = opened[1:]
+
+    def _decoded(self, piece: Piece) -> Any:
+        mark = b""
+        if piece.after:
+            mark = (b',"%b"' if piece.after[-1] == _LIST else b',"%b":0') % self._right.encode()
+        document = _whole(piece, self._left.encode(), mark)
+        decoded = msgspec.json.decode(document)
+        if self._unique and _keys(document) != _keys(msgspec.json.encode(decoded)):
+            raise Repeated
+        return decoded
+
+    def _continued(self, decoded: Any) -> Iterator[Any]:
+        """The containers of a piece that go on with those of the spine."""
+        for depth in range(len(self._spine)):
+            yield decoded
+            if depth < len(self._spine) - 1:
+                decoded = decoded[0] if isinstance(decoded, list) else decoded[self._left]
+
+    def _open_end(self, outermost: Any, depth: int) -> list[Any]:
+        """The containers from this one down to the one with the mark; nothing when there is no mark."""
+        if depth < 0:
+            return []
+        if depth == 0:
+            last = (
+                outermost[-1:] == [self._right] if isinstance(outermost, list) else self._right in outermost
+            )
+            return [outermost] if last else []
+        # Of an object whose keys repeat, the one that is open need not stand last.
+        inner = outermost[-1:] if isinstance(outermost, list) else reversed(outermost.values())
+        for each in inner:
+            if isinstance(each, (list, dict)) and (found := self._open_end(each, depth - 1)):
+                return [outermost, *found]
+        return []
+
+    def _join(self, holder: Any, more: Any, *, is_innermost: bool) -> None:
+        if isinstance(holder, list):
+            holder.extend(more if is_innermost else more[1:])
+            return
+        if not is_innermost:
+            del more[self._left]
+        if self._unique and not holder.keys().isdisjoint(more):
+            raise Repeated
+        holder.update(more)
+
+
+def _keys(document: bytes) -> int:
+    return outside_of_strings(document).count(b":")
+
+
+def decoded_in_steps(document: bytes, room: int, *, unique: bool = False) -> Generator[None, None, Any]:
+    """The document's value; between two steps others may have their turn.
+
+    Raises `TooDeep` when it nests more than `room` deep, `msgspec.ValidationError` for a number that cannot be read,
+    and `Repeated`, if keys have to be `unique`.
+    """
+    growing = _Growing(unique=unique)
+    for piece in pieces(document, room):
+        growing.add(piece)
+        yield
+    return growing.value
+
+
+_SHAPES: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_EXTREMES: Final = (b"0e000", b"0e+000", b"0" * 200)
+"""Every number that is too large to be read has one of these in it, digits shown as 0; so have others, and strings."""
+
+
+def may_be_unreadable(text: bytes) -> bool:
+    """Whether there may be a number in it that cannot be read. Much faster than decoding."""
+    shapes = text.translate(_SHAPES)
+    return any(extreme in shapes for extreme in _EXTREMES)
+
+
+def read_in_steps(document: bytes, room: int = sys.maxsize) -> Generator[None, None, None]:
+    """Makes sure that a reader can decode it. Raises as `decoded_in_steps` does."""
+    for piece in pieces(document, room):
+        if may_be_unreadable(piece.text):
+            msgspec.json.decode(_whole(piece, b"", b""))
+        yield
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """What the steps return. Between two of them other threads may have the interpreter."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as done:
+        value: T = done.value
+        return value
