@@ -9,7 +9,7 @@ import pytest
 from torture.__main__ import CAMPAIGNS, campaign
 from torture.orders import Orders
 
-ROUNDS = {"kill": 12, "leak": 1000, "loop": 6, "watch": 40, "fault": 7, "twins": 3, "hostile": 150}
+ROUNDS = {"kill": 40, "leak": 1000, "loop": 6, "watch": 500, "fault": 7, "twins": 20, "hostile": 150}
 
 
 @pytest.mark.parametrize("name", ROUNDS)
