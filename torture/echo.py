@@ -10,7 +10,9 @@ import sys
 
 import trio
 
+from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
+from car_trio.nursery.together import Together
 
 MAX_MESSAGE = 16 * 1024 * 1024
 STALL_SECONDS = 30.0
@@ -18,21 +20,27 @@ STALL_SECONDS = 30.0
 
 async def echo(stream: trio.SocketStream) -> None:
     """One connection, from its handshake to its end."""
+    together = Together()
     try:
         async with trio.open_nursery() as io:
-            socket = Socket(
+            out = Outbound(
                 stream,
-                max_message_bytes=MAX_MESSAGE,
                 stall_seconds=STALL_SECONDS,
+                together=together,
                 cut=lambda _: io.cancel_scope.cancel(),
+                spawn=io.start_soon,
             )
-            io.start_soon(socket.write)
+            io.start_soon(together.deliver)
+            socket = Socket(stream, out, max_message_bytes=MAX_MESSAGE)
             if await socket.handshake(lambda _: None):
                 while (messages := await socket.receive()) is not None:
                     for message in messages:
                         socket.post(bytes(message))
-            socket.finish()
-            await socket.linger()
+            if not out.dead:
+                out.finish()
+                await socket.linger()
+                await out.finished()
+            io.cancel_scope.cancel()
     finally:
         await trio.aclose_forcefully(stream)
 

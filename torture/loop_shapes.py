@@ -110,7 +110,9 @@ CARRIERS: dict[str, Carrier] = {
         "runs.record_turns", lambda value, run: f'{{"run_id":"{run}","turns":[{{"output":{value}}}]}}'
     ),
     "32 turns": Carrier("runs.record_turns", turns, parts=32),
-    "a plan": Carrier("proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[{action(value)}]}}}}'),
+    "a plan": Carrier(
+        "proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[{action(value)}]}}}}'
+    ),
     "200 actions": Carrier("proposal.submit", many_actions, parts=200),
     "a result": Carrier(
         "proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[{action("1")}]}}}}', answers=True
@@ -131,9 +133,7 @@ CARRIERS: dict[str, Carrier] = {
         "permission.classify", lambda value, run: f'{{"proposal":{{"actions":[{action(value)}]}}}}'
     ),
     "an outcome": Carrier("runs.complete", evidence, parts=64),
-    "details": Carrier(
-        "host.request_approval", lambda value, run: f'{{"action":"a","details":{value}}}'
-    ),
+    "details": Carrier("host.request_approval", lambda value, run: f'{{"action":"a","details":{value}}}'),
     "a notice": Carrier("host.notify", lambda value, run: f'{{"message":"m","payload":{value}}}'),
     "a word in a chat": Carrier(
         "agent.chat.event", lambda value, run: f'{{"session_id":"s","kind":"text","v":{value}}}'

@@ -20,6 +20,7 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 from car_trio.store.catalog import CatalogWriter, catalog_files, open_catalog
 from car_trio.store.catalog_reader import open_reader
@@ -43,7 +44,9 @@ BOOTED_FOR_REAL = 0.004
 def campaign(orders: Orders) -> Verdict:
     verdict, done = Verdict(), 0
     began = time.process_time()
-    logging.getLogger("car_trio").setLevel(logging.CRITICAL)  # trouble is what is made here, thousands of times
+    logging.getLogger("car_trio").setLevel(
+        logging.CRITICAL
+    )  # trouble is what is made here, thousands of times
     while orders.go_on(done) and len(verdict.findings) < 20:
         load, mode = LOADS[done % len(LOADS)], MODES[done // len(LOADS) % len(MODES)]
         one_round(verdict, orders.directory / f"root-{done}", load, mode, orders.seed + done)
@@ -63,7 +66,9 @@ def one_round(verdict: Verdict, root: Path, load: Load, mode: Durability, seed: 
     finally:
         shutil.rmtree(root)
     verdict.counts.update(fresh.counts)
-    verdict.findings += [f"{load.name}, {mode}, seed {seed}: {each}" for each in dict.fromkeys(fresh.findings)]
+    verdict.findings += [
+        f"{load.name}, {mode}, seed {seed}: {each}" for each in dict.fromkeys(fresh.findings)
+    ]
 
 
 def schedule_by(seed: int) -> None:
@@ -111,7 +116,9 @@ class Round:
 
     def _boot_for_real(self) -> None:
         """The state on a real directory, with one of the catalogs that a cut may leave beside it."""
-        self._catalogs.append({path.name: path.read_bytes() for path in catalog_files(self.layout) if path.exists()})
+        self._catalogs.append(
+            {path.name: path.read_bytes() for path in catalog_files(self.layout) if path.exists()}
+        )
         after = self.disk.crash(self.dice)
         root = self.layout.root.with_name(self.layout.root.name + "-real")
         shutil.rmtree(root, ignore_errors=True)
@@ -120,7 +127,8 @@ class Round:
         lay_out(node, root)
         lay_catalog(self.dice.choice(self._catalogs), root, self.dice)
         books = Books(Layout(root), self.books.runs)
-        boot(self.verdict, Disk(), books, open_catalog(books.layout, Disk()))
+        with patch("car_trio.store.catalog.boot_id", lambda: "after the cut"):
+            boot(self.verdict, Disk(), books, open_catalog(books.layout, Disk()))
         shutil.rmtree(root)
 
 
@@ -169,7 +177,9 @@ def boot(verdict: Verdict, disk: Disk, books: Books, catalog: CatalogWriter | No
             verdict.expect(not (gone and account.promised and not account.tombstone), f"boot: {ref} is lost")
         if catalog is not None:
             judge_catalog(verdict, disk, layout, refs, catalog)
-        verdict.expect(not adopt_orphans(disk, layout, None, clock=lambda: NOON).adopted, "boot: ends a run twice")
+        verdict.expect(
+            not adopt_orphans(disk, layout, None, clock=lambda: NOON).adopted, "boot: ends a run twice"
+        )
     except (OSError, sqlite3.Error, ValueError) as error:
         verdict.expect(False, f"boot: {type(error).__name__}: {error}")
 
@@ -189,7 +199,9 @@ def judge_booted(verdict: Verdict, disk: Disk, layout: Layout, ref: RunRef, acco
     verdict.expect(not others, f"boot: {ref} holds what nobody wrote: {others[:1]}")
     verdict.expect(places == sorted(set(places)), f"boot: {ref}: out of order or doubled: {places}")
     kept = set(range(account.promised)) <= set(places)
-    verdict.expect(kept or account.tombstone is not None, f"boot: {ref}: {account.promised} promised, held {places}")
+    verdict.expect(
+        kept or account.tombstone is not None, f"boot: {ref}: {account.promised} promised, held {places}"
+    )
 
 
 def judge_catalog(
@@ -202,4 +214,6 @@ def judge_catalog(
         return
     rows = {RunRef(row.agent_id, row.run_id): row for row in reader.search().rows}
     reader.close()
-    verdict.expect(rows == {ref: summarize(disk, layout, ref) for ref in refs}, "boot: catalog and files differ")
+    verdict.expect(
+        rows == {ref: summarize(disk, layout, ref) for ref in refs}, "boot: catalog and files differ"
+    )

@@ -30,7 +30,14 @@ from torture.power_judge import Account, Judge
 NOON = "2026-11-20T12:00:00.000000Z"
 INTERVAL_MS = 50
 LOG = "permissions.jsonl"
-FAULTS = (("sync", False), ("sync_directory", False), ("write", True), ("write", False), ("create", False), (None, True))
+FAULTS = (
+    ("sync", False),
+    ("sync_directory", False),
+    ("write", True),
+    ("write", False),
+    ("create", False),
+    (None, True),
+)
 
 
 class Load(NamedTuple):
@@ -83,7 +90,9 @@ class Books:
 
 
 def orphaned(ref: RunRef) -> bytes:
-    record = Ended(run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("orphaned"), ended_at=NOON)
+    record = Ended(
+        run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("orphaned"), ended_at=NOON
+    )
     return msgspec.json.encode(record)
 
 
@@ -122,7 +131,12 @@ class Life:
     """A journal under load. `mode` says what a put promises, and when."""
 
     def __init__(
-        self, watch: Watch, load: Load, mode: Durability, dice: random.Random, catalog: CatalogWriter | None = None
+        self,
+        watch: Watch,
+        load: Load,
+        mode: Durability,
+        dice: random.Random,
+        catalog: CatalogWriter | None = None,
     ) -> None:
         self.watch, self.load, self.mode, self.dice, self.catalog = watch, load, mode, dice, catalog
         self.books, self.disk = watch.books, watch.disk
@@ -210,7 +224,9 @@ class Life:
         ref = self.dice.choice(self._open)
         if self.dice.random() < self.load.ends:
             self._open.remove(ref)
-            end = Ended(run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("shutdown"), ended_at=NOON)
+            end = Ended(
+                run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("shutdown"), ended_at=NOON
+            )
             self._record(journal, ref, [msgspec.json.encode(end)], done, ended=True)
             return
         lines: list[bytes] = []

@@ -83,11 +83,15 @@ def cut_back(file: SimFile, dice: random.Random) -> Iterator[bytes]:
     yield from history
     offset, written = file.changes[-1]
     if written is not None:
-        yield from (history[-2][:offset].ljust(offset, b"\0") + written[:size] for size in range(len(written)))
+        yield from (
+            history[-2][:offset].ljust(offset, b"\0") + written[:size] for size in range(len(written))
+        )
     longest = max(map(len, history))
     for size in {*_boundaries(len(file.platter), longest), *map(len, history)}:
         sectors = [
-            list(dict.fromkeys(each[start : start + SECTOR].ljust(SECTOR, b"\0") for each in reversed(history)))
+            list(
+                dict.fromkeys(each[start : start + SECTOR].ljust(SECTOR, b"\0") for each in reversed(history))
+            )
             for start in range(0, size, SECTOR)
         ]
         for choice in _choices(sectors, dice):
@@ -115,7 +119,9 @@ def _versions(
         kept = [stop, *(end for end in reversed(ends) if start < end < stop), max(start, min(synced, stop))]
         low = max(start, base)
         yield list(
-            dict.fromkeys(content[low - base : each - base].ljust(stop - low, b"\0") for each in kept if each >= low)
+            dict.fromkeys(
+                content[low - base : each - base].ljust(stop - low, b"\0") for each in kept if each >= low
+            )
         )
 
 
