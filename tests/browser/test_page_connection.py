@@ -122,7 +122,9 @@ def test_after_a_broken_connection_no_turn_is_missing_and_none_is_twice(
     expect(screen["#alert"]).to_be_hidden()
 
 
-def test_a_person_need_not_wait_for_the_next_try(open_screen: Opener, wire: tuple[DaemonProcess, Wire]) -> None:
+def test_a_person_need_not_wait_for_the_next_try(
+    open_screen: Opener, wire: tuple[DaemonProcess, Wire]
+) -> None:
     daemon, between = wire
     screen = open_screen(daemon, at=between.url, sign_in=False)
     screen.allow(LOST)
