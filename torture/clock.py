@@ -32,7 +32,9 @@ def campaign(orders: Orders) -> Verdict:
     verdict = Verdict()
     verdict.figures["libfaketime"] = str(LIBRARY[0]) if LIBRARY else "not installed: nothing was tried"
     verdict.counts["checks"] += not LIBRARY
-    for done, (jump, between) in enumerate(product(JUMPS, BETWEEN) if LIBRARY else ()):
+    cases = list(product(JUMPS, BETWEEN) if LIBRARY else ())
+    orders.dice.shuffle(cases)
+    for done, (jump, between) in enumerate(cases):
         if not orders.go_on(done):
             break
         case = Case(verdict, orders.directory / f"home-{done}", f"{jump:+} s, {between}")

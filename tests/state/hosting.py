@@ -28,8 +28,8 @@ class Ticket:
 
 
 class Stage:
-    """`seconds` is the clock, the wall clock is `wrong_by` so many; `lines` what was written; `due` the earliest time that was asked for; `told` what chats
-    sent, as (connection, method, params)."""
+    """`seconds` is the clock, the wall clock is `wrong_by` so many; `lines` what was written; `due` the earliest time
+    that was asked for; `told` what chats sent, as (connection, method, params)."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

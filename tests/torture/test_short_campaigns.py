@@ -9,7 +9,10 @@ import pytest
 from torture.__main__ import CAMPAIGNS, campaign
 from torture.orders import Orders
 
-ROUNDS = {"kill": 12, "leak": 200, "loop": 6, "watch": 40, "fault": 7, "twins": 3, "hostile": 150}
+ROUNDS = {
+    "kill": 12, "leak": 200, "loop": 6, "watch": 40, "fault": 7, "twins": 3, "hostile": 150,
+    "power": 21, "clock": 1,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
