@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,6 +22,7 @@ BUNDLE = "ai.parslee.car"
 """The folder name in which the published clients look for tokens."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_PORT = 65_535
 
 
 class ConfigError(Exception):
@@ -80,6 +80,13 @@ class Permissions(Struct, frozen=True, kw_only=True):
     tier: Literal["read_only", "sandbox_edit", "full_access"] = "sandbox_edit"
 
 
+class Web(Struct, frozen=True, kw_only=True):
+    """The page. `port` is by default the one after the server's, see `Config.web_port`."""
+
+    enabled: bool = True
+    port: int | None = None
+
+
 class Log(Struct, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -92,6 +99,7 @@ class Environment(Struct, frozen=True, kw_only=True):
     handler_timeout: float | None = None
     notify_socket: str | None = None
     watchdog_seconds: float | None = None
+    journal_stream: str | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -104,6 +112,7 @@ class Config(Struct, frozen=True, kw_only=True):
     runs: Runs = Runs()
     approvals: Approvals = field(default_factory=Approvals)
     permissions: Permissions = Permissions()
+    web: Web = Web()
     log: Log = Log()
     environment: Environment = Environment()
     warnings: list[str] = []
@@ -112,6 +121,13 @@ class Config(Struct, frozen=True, kw_only=True):
     def socket_path(self) -> Path | None:
         """Where the Unix socket goes; `None` when it is off."""
         return None if self.server.socket in {"off", ""} else self.home / self.server.socket
+
+    @property
+    def web_port(self) -> int:
+        """The page's port; 0 takes any free one, as it must where the server's is chosen so or is the last."""
+        if self.web.port is not None:
+            return self.web.port
+        return self.server.port + 1 if 0 < self.server.port < MAX_PORT else 0
 
     @property
     def is_loopback(self) -> bool:
@@ -123,6 +139,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "runs": Runs,
     "approvals": Approvals,
     "permissions": Permissions,
+    "web": Web,
     "log": Log,
 }
 
@@ -195,7 +212,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     for dotted, value in flags.items():
         section, _, key = dotted.partition(".")
         if key and value is not None:
-            sections[section][key] = _checked(section, key, value, f"--{key.replace('_', '-')}", strict=False)
+            sections[section][key] = _checked(section, key, value, _flag(section, key), strict=False)
     token_file = flags.get("auth_token_file")
     built: dict[str, Any] = {name: kind(**sections[name]) for name, kind in SECTIONS.items()}
     config = Config(
@@ -210,6 +227,11 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     return config
 
 
+def _flag(section: str, key: str) -> str:
+    name = f"web-{key}" if section == "web" else key
+    return f"--{name.replace('_', '-')}"
+
+
 def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[str]) -> None:
     try:
         text = path.read_bytes()
@@ -220,6 +242,8 @@ def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[s
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; fix its permissions or remove it"
         ) from error
+    import tomllib  # here: commands that only want the state root read no TOML
+
     try:
         document = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -285,11 +309,13 @@ def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -
         raise ConfigError(f"{source} is {value!r}: {str(error).replace('`', '')}") from error
     if isinstance(checked, float) and not math.isfinite(checked):
         raise ConfigError(f"{source} is {value!r}: must be a finite number")
+    if checked is None:
+        return None
     if key in POSITIVE and not checked > 0:
         raise ConfigError(f"{source} is {value!r}: must be more than 0")
     if key in NOT_NEGATIVE and not checked >= 0:
         raise ConfigError(f"{source} is {value!r}: must not be negative")
-    if key == "port" and checked > 65535:
+    if key == "port" and checked > MAX_PORT:
         raise ConfigError(f"{source} is {value!r}: a port is 0 to 65535 (0 = any free one)")
     return checked
 
@@ -307,6 +333,7 @@ def _protocol_environment(environ: Mapping[str, str]) -> Environment:
         agent_id=environ.get("CAR_AGENT_ID") or None,
         handler_timeout=seconds,
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
+        journal_stream=environ.get("JOURNAL_STREAM") or None,
         # systemd names the process it means; to any other the variables are inherited noise.
         watchdog_seconds=watchdog if watchdog > 0 and pid in {None, str(os.getpid())} else None,
     )

@@ -25,8 +25,9 @@ from websockets.uri import parse_uri
 from car_trio.config import Config, Runs, Server
 from car_trio.methods.context import Daemon
 from car_trio.nursery.connection import Connection
+from car_trio.nursery.listeners import NO_PAGE
 from car_trio.nursery.storage import OpenStore, open_store
-from car_trio.nursery.supervisor import build, live
+from car_trio.nursery.supervisor import build, live, web_sessions
 from car_trio.state.session import Secrets
 
 TOKEN = "the-daemons-token"
@@ -53,6 +54,19 @@ class Closed(Exception):
         self.code = code
 
 
+class PageDoor:
+    """The page's port in a test."""
+
+    port = 9101
+    url = "http://127.0.0.1:9101/"
+
+    def __init__(self) -> None:
+        self.visit: Callable[[trio.abc.Stream, bool], None] | None = None
+
+    def listen(self, nursery: trio.Nursery, visit: Callable[[trio.abc.Stream, bool], None]) -> None:
+        self.visit = visit
+
+
 class Doors:
     """What the supervisor listens on in a test: whoever calls `connect` is let in."""
 
@@ -60,9 +74,15 @@ class Doors:
     unix = None
     url = "ws://memory"
     path = None
+    no_page = NO_PAGE
 
-    def __init__(self) -> None:
+    def __init__(self, page: PageDoor | None = None) -> None:
         self.welcome: Callable[[trio.abc.Stream, bool], None] | None = None
+        self.page = page
+
+    @property
+    def web_url(self) -> str | None:
+        return None if self.page is None else self.page.url
 
     def listen(self, nursery: trio.Nursery, welcome: Callable[[trio.abc.Stream, bool], None]) -> None:
         self.welcome = welcome
@@ -74,9 +94,11 @@ class Doors:
 class Peer:
     """A client that says what the test says. `receive` gives frames in the order in which they came."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, uri: str = "ws://127.0.0.1/", origin: str | None = None
+    ) -> None:
         self.stream = stream
-        self.protocol = ClientProtocol(parse_uri("ws://127.0.0.1/"), max_size=None)
+        self.protocol = ClientProtocol(parse_uri(uri), origin=origin, max_size=None)
         self.frames: deque[dict[str, Any]] = deque()
         self._ids = itertools.count(1)
         self._partial = b""
@@ -190,6 +212,24 @@ class House:
         self.connections.append(self.doors.welcome(theirs, remote))
         return Peer(ours)
 
+    def visitor(self) -> trio.abc.HalfCloseableStream:
+        """A connection to the page's port."""
+        ours, theirs = memory_stream_pair()
+        assert self.doors.page is not None
+        assert self.doors.page.visit is not None
+        self.doors.page.visit(theirs, False)
+        return ours
+
+    async def page(self, **params: Any) -> Peer:
+        """The page's WebSocket, with its `session.auth` if there are params for it."""
+        peer = Peer(
+            self.visitor(), f"ws://127.0.0.1:{PageDoor.port}/rpc", f"http://127.0.0.1:{PageDoor.port}"
+        )
+        assert (await peer.open()).status_code == 101
+        if params:
+            await peer.call("session.auth", params)
+        return peer
+
     async def peer(self, agent_id: str | None = None, *, host: bool = False, lockstep: bool = False) -> Peer:
         """An authenticated client."""
         peer = await self.stranger(lockstep=lockstep)
@@ -222,6 +262,7 @@ async def open_house(
     disk: Any = None,
     runs: dict[str, Any] | None = None,
     server: dict[str, Any] | None = None,
+    page: bool = False,
     **changes: Any,
 ) -> AsyncGenerator[House]:
     """A daemon on `home`, without threads for writing, until the block ends."""
@@ -235,8 +276,9 @@ async def open_house(
     with trio.fail_after(LONGEST_TEST):
         async with open_store(config, disk, sync_threads=0) as store:
             failed = await store.adopt_orphans()
-            doors = Doors()
-            daemon = build(config, store, Secrets(TOKEN, HOST_TOKEN) if auth else None)
+            doors = Doors(PageDoor() if page else None)
+            secrets = Secrets(TOKEN, HOST_TOKEN) if auth else None
+            daemon = build(config, store, secrets, web_sessions(doors))
             for row in failed:
                 daemon.runs.end_orphan(row)
             house = House(daemon, store, doors)

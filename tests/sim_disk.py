@@ -11,11 +11,14 @@ import errno
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from car_trio.store.disk import Disk, FileStat, NotRegularError
 
 ROOT = Path("/sim")
+Change = tuple[int, bytes | None]
+"""Bytes written at an offset, or a cut to a size."""
 MUTATING = [
     "create",
     "open_append",
@@ -36,9 +39,20 @@ class SimFile:
         self.seen = bytearray()
         self.platter = bytearray()
         self.dirty: list[tuple[int, int]] = []
+        self.changes: list[Change] = []
+        """All since the last sync that succeeded: of each a power cut may leave all, a part or nothing. A failed sync
+        leaves them in doubt."""
+        self.version = 0
+        """Rises with every change and every sync."""
         self.mtime_ns = 0
 
+    def change(self, offset: int, written: bytes | None) -> None:
+        self.changes.append((offset, written))
+        self.version += 1
+
     def carry_over(self) -> None:
+        self.changes.clear()
+        self.version += 1
         for start, end in self.dirty:
             self.put_on_platter(start, bytes(self.seen[start:end]))
         self.dirty.clear()
@@ -57,6 +71,27 @@ class SimDirectory:
     def __init__(self) -> None:
         self.seen: dict[str, SimFile | SimDirectory] = {}
         self.platter: dict[str, SimFile | SimDirectory] = {}
+        self.unsynced: dict[str, list[SimFile | SimDirectory | None]] = {}
+        """What each name that changed since the last sync has stood for: a power cut may leave any of it."""
+        self.version = 0
+
+    def set(self, name: str, found: SimFile | SimDirectory | None) -> None:
+        """Let the name stand for something else, or for nothing."""
+        self.unsynced.setdefault(name, [self.platter.get(name)]).append(found)
+        self.version += 1
+        if found is None:
+            del self.seen[name]
+        else:
+            self.seen[name] = found
+
+    def carry_over(self) -> None:
+        self.platter = dict(self.seen)
+        self.unsynced.clear()
+        self.version += 1
+
+    def may_stand_for(self, name: str) -> list[SimFile | SimDirectory | None]:
+        """All that a name may stand for after a power cut."""
+        return self.unsynced.get(name) or [self.platter.get(name)]
 
 
 class Fault:
@@ -74,9 +109,15 @@ class Fault:
 
 
 class SimDisk(Disk):
-    def __init__(self) -> None:
+    """A disk with nothing on it but the directory `root`."""
+
+    def __init__(self, root: Path = ROOT) -> None:
         self.root = SimDirectory()
-        self.root.seen[ROOT.name] = self.root.platter[ROOT.name] = SimDirectory()
+        self.root_path = root
+        folder = self.root
+        for part in root.parts[1:]:
+            folder.seen[part] = folder.platter[part] = below = SimDirectory()
+            folder = below
         self.open_files: dict[int, SimFile] = {}
         self.log: list[str] = []
         self.faults: list[Fault] = []
@@ -99,7 +140,7 @@ class SimDisk(Disk):
         folder = self._folder(path.parent)
         if path.name in folder.seen:
             raise FileExistsError(errno.EEXIST, "exists", str(path))
-        folder.seen[path.name] = SimFile()
+        folder.set(path.name, SimFile())
         return self._open_descriptor(path)
 
     def open_append(self, path: Path) -> int:
@@ -117,6 +158,7 @@ class SimDisk(Disk):
         start = len(file.seen)
         file.seen += taken
         file.dirty.append((start, len(file.seen)))
+        file.change(start, taken)
         self._touch(file)
         if fault is not None and fault.number:
             raise OSError(fault.number, os.strerror(fault.number))
@@ -139,6 +181,7 @@ class SimDisk(Disk):
         file = self.open_files[descriptor]
         del file.seen[size:]
         file.dirty = [(start, min(end, size)) for start, end in file.dirty if start < size]
+        file.change(size, None)
         self._touch(file)
 
     def close(self, descriptor: int) -> None:
@@ -162,34 +205,29 @@ class SimDisk(Disk):
         folder = self._folder(path.parent)
         if path.name in folder.seen:
             raise FileExistsError(errno.EEXIST, "exists", str(path))
-        folder.seen[path.name] = SimDirectory()
+        folder.set(path.name, SimDirectory())
 
     def remove_directory(self, path: Path) -> None:
         self._step("remove_directory", path)
         if self._folder(path).seen:
             raise OSError(errno.ENOTEMPTY, "not empty", str(path))
-        del self._folder(path.parent).seen[path.name]
+        self._folder(path.parent).set(path.name, None)
 
     def rename(self, source: Path, target: Path) -> None:
         self._step("rename", source)
         found = self._find(source)
-        del self._folder(source.parent).seen[source.name]
-        self._folder(target.parent).seen[target.name] = found
+        self._folder(source.parent).set(source.name, None)
+        self._folder(target.parent).set(target.name, found)
 
     def unlink(self, path: Path) -> None:
         self._step("unlink", path)
         self._find(path)
-        del self._folder(path.parent).seen[path.name]
+        self._folder(path.parent).set(path.name, None)
 
     def sync_directory(self, path: Path) -> None:
         folder = self._folder(path)
-        before = dict(folder.platter)
-        try:
-            self._step("sync_directory", path)
-        except OSError:
-            folder.platter = before
-            raise
-        folder.platter = dict(folder.seen)
+        self._step("sync_directory", path)
+        folder.carry_over()
 
     def free_bytes(self, path: Path) -> int:
         return self.space
@@ -203,6 +241,12 @@ class SimDisk(Disk):
 
     def heal(self) -> None:
         self.broken.clear()
+
+    def folder(self, path: Path) -> SimDirectory | None:
+        """The directory of that path as a process sees it, if there is one."""
+        with suppress(OSError):
+            return self._folder(path)
+        return None
 
     def text(self, path: Path) -> bytes:
         """What a process sees in a file."""
@@ -222,14 +266,14 @@ class SimDisk(Disk):
     def crash(self, choice: random.Random) -> SimDisk:
         """The disk after a power cut: of what was not synced, anything may be there, or zeros in its
         place."""
-        after = SimDisk()
+        after = SimDisk(self.root_path)
         after.root = _after_crash(self.root, choice, {})
         after._clock = self._clock
         return after
 
     def restart(self) -> SimDisk:
         """The disk as the next process finds it when only this one was killed."""
-        after = SimDisk()
+        after = SimDisk(self.root_path)
         after.root, after._clock = self.root, self._clock
         return after
 
@@ -284,9 +328,8 @@ class SimDisk(Disk):
 
 def _after_crash(folder: SimDirectory, choice: random.Random, files: dict[int, SimFile]) -> SimDirectory:
     after = SimDirectory()
-    for name in sorted(folder.seen.keys() | folder.platter.keys()):
-        old, new = folder.platter.get(name), folder.seen.get(name)
-        found = new if old is new or choice.random() < 0.5 else old
+    for name in sorted(folder.seen.keys() | folder.platter.keys() | folder.unsynced.keys()):
+        found = choice.choice(folder.may_stand_for(name))
         if isinstance(found, SimDirectory):
             after.seen[name] = _after_crash(found, choice, files)
         elif found is not None:

@@ -1,7 +1,7 @@
 """The command line: which commands there are, on one page.
 
-A command is a function of a module that is imported when the command is called, and cyclopts reads its flags from its
-signature. The help of the whole is printed from this table alone, so it is instant.
+A command is a function of a module that is imported when the command is called, and its flags are its parameters
+(`flags.py`). The help of the whole is printed from this table alone, so it is instant.
 
 Exit codes: 0 ok, 1 the answer is no, 2 usage or configuration, 3 the daemon is not reachable, 4 not authorised,
 5 damaged data. What goes wrong becomes one line on standard error and one of them in `failures.py`.
@@ -10,7 +10,7 @@ Exit codes: 0 ok, 1 the answer is no, 2 usage or configuration, 3 the daemon is 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("serve:serve", "Run the daemon until SIGTERM or SIGINT (also without any command)."),
+    "ui": Command("ui:ui", "Open the page in a browser, signed in."),
     "status": Command("status:status", "How the daemon and its store are."),
     "doctor": Command("doctor:doctor", "Look for whatever could be wrong; --fix mends what is safe to mend."),
     "runs ls": Command("listing:ls", "List runs, newest first."),
@@ -42,9 +43,14 @@ COMMANDS = {
     "approvals watch": Command("hosting:watch", "Show approvals as they are requested."),
     "approvals approve": Command("hosting:approve", "Let it happen."),
     "approvals deny": Command("hosting:deny", "Do not let it happen."),
+    "chat": Command("chat:chat", "Talk with an attached agent."),
     "call": Command("calling:call", "Call any method of the daemon."),
     "config show": Command("settings:show", "Each setting and where it comes from."),
     "completion": Command("completion:completion", "A completion script for bash, zsh or fish."),
+    "service install": Command("service:install", "Start the daemon at each login, and again when it fails."),
+    "service uninstall": Command("service:uninstall", "Do not start it any more; what it recorded stays."),
+    "service status": Command("service:status", "What the service manager says, and how the daemon is."),
+    "service logs": Command("service:logs", "What the daemon said."),
     "demo": Command("demo:demo", "Play a whole run on a throw-away home, and show what happened."),
 }
 HELP = ("--help", "-h", "help")
@@ -74,15 +80,14 @@ def run(arguments: Sequence[str]) -> int:
 
 def call(name: str, words: Sequence[str]) -> int:
     """Runs one command with its own words."""
-    from cyclopts import App
-
     from car_trio.cli.failures import explain
+    from car_trio.cli.flags import bound
 
     module, _, function = COMMANDS[name].place.partition(":")
-    app = App(name=f"car-trio {name}", help_format="plaintext", help_formatter="plain", version_flags=[])
     try:
-        app.default(getattr(import_module(f"car_trio.cli.{module}"), function))
-        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        command = getattr(import_module(f"car_trio.cli.{module}"), function)
+        ready = bound(command, words)
+        result = command(*ready.given, **ready.named) if ready else parse(name, command, words)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -92,6 +97,18 @@ def call(name: str, words: Sequence[str]) -> int:
             raise
         return code
     return int(result or OK)
+
+
+def parse(name: str, command: Callable[..., int | None], words: Sequence[str]) -> int | None:
+    """Calls a command with words that cyclopts has to look at: to say what is wrong, or to show the help."""
+    from cyclopts import App
+
+    from car_trio.cli.flags import for_cyclopts
+
+    app = App(name=f"car-trio {name}", help_format="plaintext", help_formatter="plain", version_flags=[])
+    app.default(for_cyclopts(command))
+    result: int | None = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    return result
 
 
 def show_help(group: str) -> int:

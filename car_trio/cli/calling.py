@@ -7,22 +7,22 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import trio
-from cyclopts import Parameter
 
 from car_trio.cli.app import USAGE
 from car_trio.cli.failures import FailedError
-from car_trio.cli.screen import Home, say_json
+from car_trio.cli.flags import Flag, Home
+from car_trio.cli.screen import say_json
 from car_trio.client import Car, connect
 
 T = TypeVar("T")
 
 
 def call(
-    method: Annotated[str, Parameter(help="A method of the protocol; rpc.discover lists all.")],
-    params: Annotated[str, Parameter(help="Its params as JSON.")] = "null",
+    method: Annotated[str, Flag("A method of the protocol; rpc.discover lists all.")],
+    params: Annotated[str, Flag("Its params as JSON.")] = "null",
     /,
     *,
-    agent: Annotated[str | None, Parameter(help="Bind the connection to this agent.")] = None,
+    agent: Annotated[str | None, Flag("Bind the connection to this agent.")] = None,
     home: Home = None,
 ) -> int:
     """Call any method of the daemon, with the host role; prints the result as JSON."""

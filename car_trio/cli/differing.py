@@ -13,11 +13,11 @@ from difflib import SequenceMatcher
 from typing import Annotated, Literal
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.cli.app import NO, OK
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, Json, Switch, folded, say_json, styled, width
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import folded, say_json, styled, width
 from car_trio.cli.timeline import decoded
 from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, Turn
@@ -55,11 +55,11 @@ class Compared(msgspec.Struct):
 
 
 def diff(
-    a: Annotated[str, Parameter(help="A run's id, or how it begins.")],
-    b: Annotated[str, Parameter(help="The run to compare it with.")],
+    a: Annotated[str, Flag("A run's id, or how it begins.")],
+    b: Annotated[str, Flag("The run to compare it with.")],
     /,
     *,
-    calls_only: Annotated[Switch, Parameter(help="Do not compare what came of the calls.")] = False,
+    calls_only: Annotated[bool, Flag("Do not compare what came of the calls.")] = False,
     home: Home = None,
     json: Json = False,
 ) -> int:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
 import car_trio
 from car_trio.cli import checks, store_checks
 from car_trio.cli.app import NO, OK
 from car_trio.cli.checks import Finding, Found, Patient
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, Json, Switch, say_json, styled
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import say_json, styled
 from car_trio.config import environment, load
 from car_trio.wire.text import one_line
 
@@ -39,6 +39,7 @@ CHECKS: list[Callable[[Patient], Found]] = [
     store_checks.stale_socket,
     store_checks.stale_tokens,
     store_checks.port,
+    store_checks.page,
     store_checks.dead_daemon,
     store_checks.catalog,
     store_checks.catalog_agrees,
@@ -60,7 +61,7 @@ class Reported(msgspec.Struct):
 
 def doctor(
     *,
-    fix: Annotated[Switch, Parameter(help="Mend what is provably safe to mend.")] = False,
+    fix: Annotated[bool, Flag("Mend what is provably safe to mend.")] = False,
     home: Home = None,
     json: Json = False,
 ) -> int:

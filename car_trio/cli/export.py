@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, human_size, is_terminal, lasting, seconds_between
+from car_trio.cli.flags import Flag, Home
+from car_trio.cli.screen import human_size, is_terminal, lasting, seconds_between
 from car_trio.cli.timeline import decoded
 from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, Damaged, Ended, Outcome, Started, Turn
@@ -28,11 +28,9 @@ Rows = list[CatalogRow]
 
 
 def export(
-    *runs: Annotated[str, Parameter(help="Run ids, or how they begin.", negative=())],
-    format: Annotated[Format, Parameter(help="What to write.")] = "jsonl",  # noqa: A002 - the flag's name
-    output: Annotated[
-        str | None, Parameter(name=["--output", "-o"], help="A file instead of the output.")
-    ] = None,
+    *runs: Annotated[str, Flag("Run ids, or how they begin.")],
+    format: Annotated[Format, Flag("What to write.")] = "jsonl",  # noqa: A002 - the flag's name
+    output: Annotated[str | None, Flag("A file instead of the output.", ("--output", "-o"))] = None,
     home: Home = None,
 ) -> int:
     """Write runs as jsonl, json, md, html or otlp-json. Needs no daemon."""

@@ -10,8 +10,6 @@ import os
 import sys
 from collections.abc import Iterable
 
-from cyclopts import CycloptsError
-
 from car_trio.cli.app import DAMAGED, NO, OK, UNAUTHORISED, UNREACHABLE, USAGE
 from car_trio.config import ConfigError
 from car_trio.wire.errors import NOT_AUTHENTICATED, Refusal
@@ -44,7 +42,7 @@ def explain(error: Exception) -> int | None:
     code = _code(error)
     if code is not None:
         said = one_line(" ".join(str(error).split()))
-        hint = " (car-trio --help lists what there is)" if isinstance(error, CycloptsError) else ""
+        hint = " (car-trio --help lists what there is)" if _is_of_cyclopts(error) else ""
         print(f"car-trio: {said}{hint}", file=sys.stderr)
     return code
 
@@ -53,7 +51,9 @@ def _code(error: Exception) -> int | None:
     match error:
         case FailedError():
             return error.code
-        case CycloptsError() | ConfigError() | Refusal():
+        case ConfigError() | Refusal():
+            return USAGE
+        case _ if _is_of_cyclopts(error):
             return USAGE
         case OSError():
             return DAMAGED if error.filename is not None and not isinstance(error, PermissionError) else USAGE
@@ -63,6 +63,11 @@ def _code(error: Exception) -> int | None:
             return _store_code(error)
         case _:
             return None
+
+
+def _is_of_cyclopts(error: Exception) -> bool:
+    cyclopts = sys.modules.get("cyclopts")
+    return cyclopts is not None and isinstance(error, cyclopts.CycloptsError)
 
 
 def _store_code(error: Exception) -> int | None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
-import trio
-from cyclopts import Parameter
 
 from car_trio.cli.app import NO, OK
 from car_trio.cli.calling import talk
 from car_trio.cli.failures import FailedError, no_such
-from car_trio.cli.screen import Home, Json, Switch, ago, folded, say_json, styled
-from car_trio.client import Car
-from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import ago, folded, say_json, styled
+from car_trio.client import Car, Disconnected
+from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent, HostEvent, HostSnapshot
 from car_trio.wire.text import escaped, one_line
-
-POLL_SECONDS = 0.5
 
 
 def agents(*, home: Home = None, json: Json = False) -> int:
@@ -36,7 +34,7 @@ def agents(*, home: Home = None, json: Json = False) -> int:
 
 def approvals(
     *,
-    everything: Annotated[Switch, Parameter(name="--all", help="Also those that are over.")] = False,
+    everything: Annotated[bool, Flag("Also those that are over.", ("--all",))] = False,
     home: Home = None,
     json: Json = False,
 ) -> int:
@@ -56,20 +54,32 @@ def watch(*, home: Home = None, json: Json = False) -> int:
 
     async def follow(car: Car) -> None:
         known: set[str] = set()
-        while True:
-            answer = await car.call("host.approvals", None, ApprovalList)
-            for row in reversed(answer.approvals):
+        async for event in car.host_events():
+            rows = await rows_after(car, event)
+            for row in reversed(rows):
                 if row.status == "pending" and row.id not in known:
-                    known.add(row.id)
                     if json:
                         say_json(row)
                     else:
                         show(row)
-            await trio.sleep(POLL_SECONDS)
+                    sys.stdout.flush()
+            known = {row.id for row in rows} or known
 
     with suppress(KeyboardInterrupt):
         talk(home, follow)
     return OK
+
+
+async def rows_after(car: Car, event: HostSnapshot | HostEvent) -> list[ApprovalRow]:
+    """The approvals that there are after an event; none when it is not about a new one."""
+    if isinstance(event, HostSnapshot):
+        return event.approvals
+    if event.kind != "approval.requested":
+        return []
+    try:
+        return (await car.call("host.approvals", None, ApprovalList)).approvals
+    except Disconnected:
+        return []  # the snapshot of the next connection has them
 
 
 def approve(approval: str, /, *, home: Home = None) -> int:

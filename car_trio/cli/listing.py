@@ -8,21 +8,10 @@ from itertools import islice
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.cli.files import Files, point_in_time
-from car_trio.cli.screen import (
-    Home,
-    Json,
-    ago,
-    folded,
-    lasting,
-    say_json,
-    seconds_between,
-    styled,
-    toned,
-    width,
-)
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import ago, folded, lasting, say_json, seconds_between, styled, toned, width
 from car_trio.store.reader import read_records
 from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, OutcomeStatus, RunStatus, SearchRuns
@@ -30,14 +19,14 @@ from car_trio.wire.runs import CatalogRow, OutcomeStatus, RunStatus, SearchRuns
 
 def ls(
     *,
-    agent: Annotated[str | None, Parameter(help="Only this agent's runs.")] = None,
-    status: Annotated[RunStatus | None, Parameter(help="How far they are.")] = None,
-    outcome: Annotated[OutcomeStatus | None, Parameter(help="What the agent reported.")] = None,
-    since: Annotated[str | None, Parameter(help="Begun since: 2h, 30d, a date or a time.")] = None,
-    until: Annotated[str | None, Parameter(help="Begun until: 2h, 30d, a date or a time.")] = None,
-    tool: Annotated[str | None, Parameter(help="In which this tool was used.")] = None,
-    grep: Annotated[str | None, Parameter(help="With this text anywhere in a record, in any case.")] = None,
-    limit: Annotated[int, Parameter(help="At most so many; 0 shows all.")] = 50,
+    agent: Annotated[str | None, Flag("Only this agent's runs.")] = None,
+    status: Annotated[RunStatus | None, Flag("How far they are.")] = None,
+    outcome: Annotated[OutcomeStatus | None, Flag("What the agent reported.")] = None,
+    since: Annotated[str | None, Flag("Begun since: 2h, 30d, a date or a time.")] = None,
+    until: Annotated[str | None, Flag("Begun until: 2h, 30d, a date or a time.")] = None,
+    tool: Annotated[str | None, Flag("In which this tool was used.")] = None,
+    grep: Annotated[str | None, Flag("With this text anywhere in a record, in any case.")] = None,
+    limit: Annotated[int, Flag("At most so many; 0 shows all.")] = 50,
     home: Home = None,
     json: Json = False,
 ) -> int:
@@ -56,6 +45,8 @@ def ls(
     if grep is not None:
         rows = (row for row in rows if holds(files, row, grep))
     shown = [files.fresh(row) for row in islice(rows, limit if limit > 0 else None)]
+    if not shown and agent is not None:
+        files.require_agent(agent)
     if json:
         say_json({"runs": [row.in_list() for row in shown]})
         return 0

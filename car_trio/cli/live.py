@@ -1,5 +1,8 @@
-"""Following runs through the daemon's socket (`tail.py` says when). Each run has a task of its own; which runs there
-are is looked up in a thread, so a slow disk stops no stream."""
+"""Following runs through the daemon's socket (`tail.py` says when). Each run has a task of its own.
+
+Which runs begin is told by the host events. Where those begin anew, at first and after what was missed, the names of
+the files are looked at, in a thread, so a slow disk stops no stream; what happens meanwhile waits in the feed.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import msgspec
 import trio
 
 from car_trio.cli.calling import first
-from car_trio.cli.tail import POLL_SECONDS, Chosen, Printer
+from car_trio.cli.tail import Chosen, Printer
 from car_trio.client import CallRefused, Car, DaemonUnreachable, Retracted, connect
+from car_trio.wire.host import HostEvent, HostSnapshot, RunChange
 from car_trio.wire.runs import RunRef
 
 
@@ -55,10 +59,18 @@ async def _follow(home: str | None, printer: Printer, what: RunRef | Chosen) -> 
 
 async def _follow_many(car: Car, printer: Printer, chosen: Chosen) -> None:
     async with trio.open_nursery() as runs:
-        while True:
-            for ref in await trio.to_thread.run_sync(chosen.new):
+        async for event in car.host_events():
+            for ref in await _new(chosen, event):
                 runs.start_soon(_watch_one_of_many, car, printer, ref)
-            await trio.sleep(POLL_SECONDS)
+
+
+async def _new(chosen: Chosen, event: HostSnapshot | HostEvent) -> list[RunRef]:
+    if isinstance(event, HostSnapshot):
+        return await trio.to_thread.run_sync(chosen.new)
+    if event.kind != "run.started":
+        return []
+    begun = msgspec.json.decode(event.payload, type=RunChange)
+    return chosen.fresh(RunRef(begun.agent_id, begun.run_id))
 
 
 async def _watch_one_of_many(car: Car, printer: Printer, ref: RunRef) -> None:

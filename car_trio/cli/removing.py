@@ -9,25 +9,24 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
 from car_trio.cli.app import NO, OK
 from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files, point_in_time
+from car_trio.cli.flags import Flag, Home, Json
 from car_trio.cli.listing import table
-from car_trio.cli.screen import Home, Json, Switch, human_size, say_json
+from car_trio.cli.screen import human_size, say_json
 from car_trio.store.lock import StoreBusy, lock_is_held
 from car_trio.store.run_store import RunStore
 from car_trio.store.survey import survey
 from car_trio.wire.runs import CatalogRow, SearchRuns
 
 BATCH = 1000
-Yes = Annotated[Switch, Parameter(name=["--yes", "-y"], help="Do not ask.")]
-DryRun = Annotated[Switch, Parameter(help="Only say what would be removed.")]
+Yes = Annotated[bool, Flag("Do not ask.", ("--yes", "-y"))]
+DryRun = Annotated[bool, Flag("Only say what would be removed.")]
 
 
 def rm(
-    run: Annotated[str, Parameter(help="A run's id, or how it begins.")],
+    run: Annotated[str, Flag("A run's id, or how it begins.")],
     /,
     *more: str,
     dry_run: DryRun = False,
@@ -49,8 +48,8 @@ def rm(
 
 def prune(
     *,
-    older_than: Annotated[str, Parameter(help="Ended longer ago than this: 30d, 2w, a date or a time.")],
-    agent: Annotated[str | None, Parameter(help="Only this agent's runs.")] = None,
+    older_than: Annotated[str, Flag("Ended longer ago than this: 30d, 2w, a date or a time.")],
+    agent: Annotated[str | None, Flag("Only this agent's runs.")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     home: Home = None,

@@ -10,19 +10,12 @@ import shutil
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.config import environment
 from car_trio.wire.text import escaped_json, one_line
-
-Home = Annotated[
-    str | None, Parameter(help="State root. Default: CAR_HOME, else the platform's state directory.")
-]
-Json = Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON document, for programs.")]
-Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 TONES = {
@@ -111,6 +104,8 @@ def lasting(seconds: float | None) -> str:
     """A duration as a person says it."""
     if seconds is None:
         return "-"
+    if seconds < 0:
+        return f"-{lasting(-seconds)}"  # a clock that was set back, and not for us to hide
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

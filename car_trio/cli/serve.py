@@ -8,16 +8,17 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import trio
 from cyclopts import Parameter
 
-from car_trio.cli.screen import Switch
 from car_trio.config import Config, ConfigError, environment, load
 from car_trio.nursery.logs import configure
 from car_trio.nursery.supervisor import Endpoint
 from car_trio.nursery.supervisor import serve as live
+
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 
 @Parameter(name="*")
@@ -31,6 +32,8 @@ class Flags:
     """TCP port; default 9100, 0 takes any free one."""
     home: str | None = None
     """State root: runs, configuration, locks. Default: CAR_HOME, else the platform's state directory."""
+    web_port: int | Literal["off"] | None = None
+    """Port of the page, always on loopback, or "off"; default: the one after --port, 0 takes any free one."""
     socket: str | None = None
     """Path of the Unix socket, or "off"; default run/car.sock under the state root."""
     auth_token_file: str | None = None
@@ -58,6 +61,8 @@ def serve(flags: Flags | None = None) -> int:
             "auth_token_file": given.auth_token_file,
             "server.host": given.host,
             "server.port": given.port,
+            "web.port": None if given.web_port == "off" else given.web_port,
+            "web.enabled": None if given.web_port is None else given.web_port != "off",
             "server.socket": given.socket,
             "server.auth": False if given.no_auth else None,
             "server.allow_remote": True if given.allow_remote else None,
@@ -72,7 +77,7 @@ def serve(flags: Flags | None = None) -> int:
 def run_daemon(flags: Mapping[str, Any]) -> int:
     """Runs until a signal. Raises `ConfigError` for whatever keeps it from starting."""
     config = load(flags, environment())
-    configure(config.log)
+    configure(config.log, config.environment.journal_stream)
     # What is loaded now stays, and a large message makes millions of objects that are no garbage: the collector's
     # usual pace would make decoding one several times slower, with everybody waiting. The young generations are kept
     # small, because looking through half a million objects at once takes tens of milliseconds.

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from car_trio.cli.app import OK
-from car_trio.cli.screen import Home, Json, say_json, styled
+from car_trio.cli.flags import Home, Json
+from car_trio.cli.screen import say_json, styled
 from car_trio.config import PROTOCOL_VARIABLES, SECTIONS, Config, environment, load
 from car_trio.wire.text import one_line
 
@@ -50,8 +51,14 @@ def settings(config: Config) -> list[Setting]:
     return [
         Setting(section, key, value, _source(config, written, section, key))
         for section in SECTIONS
-        for key, value in msgspec.structs.asdict(getattr(config, section)).items()
+        for key, value in _effective(config, section).items()
     ]
+
+
+def _effective(config: Config, section: str) -> dict[str, Any]:
+    """The section as it is used: what follows from another setting is shown as what that makes it."""
+    found = msgspec.structs.asdict(getattr(config, section))
+    return found | {"port": config.web_port} if section == "web" else found
 
 
 def _written(config: Config) -> dict[str, Any]:

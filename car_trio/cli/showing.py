@@ -7,11 +7,11 @@ from itertools import islice
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, Json, Switch, page, styled
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import page, styled
 from car_trio.cli.timeline import Timeline, heading
 from car_trio.store.reader import Record
 from car_trio.store.survey import ref_of
@@ -20,13 +20,13 @@ from car_trio.wire.text import escaped_json
 
 
 def show(
-    run: Annotated[str, Parameter(help="The run's id, or how it begins.")],
+    run: Annotated[str, Flag("The run's id, or how it begins.")],
     /,
     *,
-    turn: Annotated[int | None, Parameter(help="Only this turn, whole.")] = None,
-    full: Annotated[Switch, Parameter(help="Payloads whole instead of one line of each.")] = False,
-    raw: Annotated[Switch, Parameter(help="The records as they are on disk, one per line.")] = False,
-    pager: Annotated[bool, Parameter(help="In a terminal, show through PAGER.")] = True,
+    turn: Annotated[int | None, Flag("Only this turn, whole.")] = None,
+    full: Annotated[bool, Flag("Payloads whole instead of one line of each.")] = False,
+    raw: Annotated[bool, Flag("The records as they are on disk, one per line.")] = False,
+    pager: Annotated[bool, Flag("In a terminal, show through PAGER.", negative=True)] = True,
     home: Home = None,
     json: Json = False,
 ) -> int:

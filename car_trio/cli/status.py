@@ -9,7 +9,8 @@ import msgspec
 
 from car_trio.cli.app import OK, UNREACHABLE
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, Json, human_size, lasting, moment, say_json, styled
+from car_trio.cli.flags import Home, Json
+from car_trio.cli.screen import human_size, lasting, moment, say_json, styled
 from car_trio.config import Config, environment, load
 from car_trio.store.lock import lock_is_held
 from car_trio.store.survey import survey
@@ -23,6 +24,7 @@ class DaemonFile(msgspec.Struct):
     pid: int | None = None
     url: str | None = None
     socket: str | None = None
+    web_url: str | None = None
     started_at: str | None = None
 
 
@@ -48,6 +50,16 @@ class Status(msgspec.Struct, omit_defaults=True):
 
 def status(*, home: Home = None, json: Json = False) -> int:
     """How the daemon and its store are; exit code 3 when the daemon is down."""
+    found, code = gather(home)
+    if json:
+        say_json(document(found))
+    else:
+        show(found)
+    return code
+
+
+def gather(home: str | None) -> tuple[Status, int]:
+    """What the files and the daemon say, and the exit code of that."""
     files = Files(home)
     found = look(files, load({"home": home}, environment()))
     if found.running:
@@ -58,11 +70,13 @@ def status(*, home: Home = None, json: Json = False) -> int:
             found.health = ask(home, "server.health")
         except CarError as error:
             found.unreachable = str(error)
-    if json:
-        say_json(msgspec.to_builtins(found) | {"daemon": found.daemon, "health": found.health})
-    else:
-        show(found)
-    return OK if found.health is not None else UNREACHABLE
+    return found, OK if found.health is not None else UNREACHABLE
+
+
+def document(found: Status) -> dict[str, Any]:
+    """The status with all of its fields, also those that say nothing."""
+    fields: dict[str, Any] = msgspec.structs.asdict(found)
+    return fields
 
 
 def look(files: Files, config: Config) -> Status:
@@ -114,7 +128,11 @@ def show(found: Status) -> None:
     line("home", found.home)
     if health is not None:
         line("daemon", f"up, version {health['version']}, pid {daemon.pid}, {daemon.url}", "green")
+        line("page", "not served" if daemon.web_url is None else f"{daemon.web_url}, opened by car-trio ui")
         line("uptime", lasting(health["uptime_secs"]))
+        if "connections" in health:
+            others = max(0, health["connections"] - 1)  # without this command's own
+            line("busy with", f"{others} connections, {health['open_runs']} open runs")
         line("store", f"{health['store']}, durability {health['durability']}")
         line("auth", "on" if health["auth_enabled"] else "off: every local connection may do everything")
     elif found.running:

@@ -16,6 +16,7 @@ from car_trio.store.survey import survey
 from car_trio.wire.runs import RunRef
 
 CHECKED_RUNS = 1000
+PAGE_HOST = "127.0.0.1"
 
 
 def is_alive(pid: int) -> bool:
@@ -90,10 +91,7 @@ def port(patient: Patient) -> Found:
     if patient.beside or patient.config.server.port == 0:
         return
     address = (patient.config.server.host, patient.config.server.port)
-    try:
-        with socket.create_connection(address, timeout=1):
-            pass
-    except OSError:
+    if not is_taken(address):
         yield ok(f"port {address[1]} is free")
         return
     yield Finding(
@@ -101,6 +99,34 @@ def port(patient: Patient) -> Found:
         f"port {address[1]} of {address[0]} is taken by something else",
         "stop it, or car-trio serve --port N",
     )
+
+
+def is_taken(address: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(address, timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def page(patient: Patient) -> Found:
+    """Whether the page is served, or could be."""
+    config = patient.config
+    if not config.web.enabled:
+        return
+    if patient.beside:
+        where = None if patient.daemon is None else patient.daemon.web_url
+        if where is None:
+            advice = "look at its log; car-trio serve --web-port N takes another port"
+            yield Finding("warning", "the daemon runs without the page", advice)
+        else:
+            yield ok(f"the page is at {where}")
+    elif config.web_port and is_taken((PAGE_HOST, config.web_port)):
+        yield Finding(
+            "warning",
+            f"the page's port {config.web_port} is taken: the daemon would serve without the page",
+            "stop what uses it, or car-trio serve --web-port N",
+        )
 
 
 def dead_daemon(patient: Patient) -> Found:

@@ -5,11 +5,13 @@ survives continuations, so nothing is shown twice or left out whoever writes and
 daemon the records come from its socket, when they are durable, through the client's watch, which counts the turns it
 has handed out and dials again from that number when the daemon comes back (`live.py`).
 
-Which runs there are is looked up in both cases by the names of the files.
+Which runs there are is looked up by the names of the files: once, and then, without a daemon, again and again in those
+directories that have changed.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,29 +19,31 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.cli.app import OK, USAGE
 from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, Json, Switch, folded, styled
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import folded, styled
 from car_trio.cli.timeline import Timeline
 from car_trio.store.lock import lock_is_held
 from car_trio.store.reader import START, Position
-from car_trio.store.survey import ref_of, survey, survey_agent
+from car_trio.store.survey import agents, ref_of, survey_agent
 from car_trio.wire.runs import RunRef, SearchRuns
 from car_trio.wire.text import escaped_json, one_line
 
 POLL_SECONDS = 0.5
-From = Annotated[int, Parameter(name="--from", help="The first turn to show, counted from 0.")]
-All = Annotated[Switch, Parameter(name="--all", help="Every run that is open or begins.")]
+SETTLED_NS = 3_000_000_000
+"""More than the coarsest clock of a file system."""
+From = Annotated[int, Flag("The first turn to show, counted from 0.", ("--from",))]
+All = Annotated[bool, Flag("Every run that is open or begins.", ("--all",))]
 
 
 def tail(
-    run: Annotated[str | None, Parameter(help="A run's id, or how it begins.")] = None,
+    run: Annotated[str | None, Flag("A run's id, or how it begins.")] = None,
     /,
     *,
-    agent: Annotated[str | None, Parameter(help="Every run of this agent that is open or begins.")] = None,
+    agent: Annotated[str | None, Flag("Every run of this agent that is open or begins.")] = None,
     everything: All = False,
     first_turn: From = 0,
     home: Home = None,
@@ -49,6 +53,8 @@ def tail(
     if (run is not None) + (agent is not None) + everything != 1:
         raise FailedError("say what to follow: a run, --agent or --all, and only one of them", USAGE)
     files = Files(home)
+    if agent is not None:
+        note_stranger(files, agent)
     chosen = Chosen(files, agent)
     printer = Printer(first_turn if run is not None else 0, json=json, several=run is None)
     only = None
@@ -70,6 +76,14 @@ def tail(
     return OK
 
 
+def note_stranger(files: Files, agent_id: str) -> None:
+    """An agent without a run may begin one yet; a name that was misspelt never will, so it is said."""
+    try:
+        files.require_agent(agent_id)
+    except FailedError as unknown:
+        print(f"car-trio: {one_line(str(unknown))}; waiting for its first run", file=sys.stderr)
+
+
 class Chosen:
     """The runs to follow when no single one was named: those without an end now, and all that appear later."""
 
@@ -78,6 +92,7 @@ class Chosen:
         self._agent = agent
         self._known: set[RunRef] = set()
         self._looked = False
+        self._settled: dict[str, int] = {}
 
     def new(self) -> list[RunRef]:
         """Those that were not there at the last call."""
@@ -86,14 +101,30 @@ class Chosen:
             self._looked = True
             rows = self._files.search(SearchRuns(agent_id=self._agent, limit=500))
             self._known = {ref_of(row) for row in rows if row.ended_at is not None}
-        fresh = [ref for ref in self._names() if ref not in self._known]
-        self._known.update(fresh)
-        return fresh
+        return [fresh for ref in self._names() for fresh in self.fresh(ref)]
+
+    def fresh(self, ref: RunRef) -> list[RunRef]:
+        """The run, if it is to be followed and was not known."""
+        if ref in self._known or self._agent not in {None, ref.agent_id}:
+            return []
+        self._known.add(ref)
+        return [ref]
 
     def _names(self) -> Iterator[RunRef]:
+        """The runs in the directories that have changed since they were last looked at."""
         disk, layout = self._files.disk, self._files.layout
-        for found in survey(disk, layout) if self._agent is None else survey_agent(disk, layout, self._agent):
-            yield found.ref
+        for agent_id in agents(disk, layout) if self._agent is None else [self._agent]:
+            try:
+                changed = disk.stat(layout.agent_directory(agent_id)).mtime_ns
+            except FileNotFoundError:
+                continue
+            if self._settled.get(agent_id) == changed:
+                continue
+            # A directory that changed just now may change again without a later time: it is looked at once more.
+            if time.time_ns() - changed > SETTLED_NS:
+                self._settled[agent_id] = changed
+            for found in survey_agent(disk, layout, agent_id):
+                yield found.ref
 
 
 @dataclass

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
 
 from car_trio.cli.app import DAMAGED, OK
 from car_trio.cli.files import Files
-from car_trio.cli.screen import Home, Json, say_json, styled
+from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.screen import say_json, styled
 from car_trio.cli.timeline import decoded
 from car_trio.store.lock import lock_is_held
 from car_trio.store.reader import Record
@@ -47,7 +47,7 @@ class Checked(msgspec.Struct):
 
 
 def verify(
-    *runs: Annotated[str, Parameter(help="Run ids, or how they begin; none: all.")],
+    *runs: Annotated[str, Flag("Run ids, or how they begin; none: all.")],
     home: Home = None,
     json: Json = False,
 ) -> int:

@@ -10,15 +10,18 @@ Built on trio-websocket, an implementation of WebSocket that shares no code with
 from __future__ import annotations
 
 from car_trio.client.car import Car, connect
+from car_trio.client.chatting import Chat, ChatEvent
 from car_trio.client.errors import (
     CallRefused,
     CarError,
+    ChatOverrun,
     DaemonUnreachable,
     Disconnected,
     TerminalToolError,
     TurnsDropped,
     WatchReplaced,
 )
+from car_trio.client.hosting import HostWatch
 from car_trio.client.results import Cost, Recorded, Row, Submitted
 from car_trio.client.running import Run
 from car_trio.client.watching import Retracted, Watch, WatchEvent, decode_record
@@ -27,9 +30,13 @@ __all__ = [
     "CallRefused",
     "Car",
     "CarError",
+    "Chat",
+    "ChatEvent",
+    "ChatOverrun",
     "Cost",
     "DaemonUnreachable",
     "Disconnected",
+    "HostWatch",
     "Recorded",
     "Retracted",
     "Row",

@@ -20,14 +20,17 @@ import msgspec
 import trio
 
 from car_trio.client.aside import SetAside
+from car_trio.client.chatting import Chat, conversation
 from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected
 from car_trio.client.finding import Search
+from car_trio.client.hosting import HostWatch
 from car_trio.client.link import GOODBYE_SECONDS, Link
 from car_trio.client.results import Submitted
 from car_trio.client.running import Run, bracket
 from car_trio.client.tools import Toolbox, ToolFunction
 from car_trio.client.watching import Watch
 from car_trio.wire import frames
+from car_trio.wire.chat import StartChat
 from car_trio.wire.runs import StartRun
 from car_trio.wire.session import Authenticate
 from car_trio.wire.tools import Tool
@@ -140,6 +143,26 @@ class Car:
         """`async for event in car.watch(run_id):` gives every turn from `from_cursor` on, once and in order,
         then the live ones, and ends after the run's end. Lost connections are dialled again."""
         return Watch(self, run_id, from_cursor)
+
+    def host_events(self) -> HostWatch:
+        """`async for event in car.host_events():` gives a snapshot of agents and approvals, then what happens.
+        Lost connections are dialled again, and then there is a new snapshot."""
+        return HostWatch(self)
+
+    def chat(
+        self,
+        agent_id: str,
+        prompt: str,
+        *,
+        session_id: str | None = None,
+        stream: bool = True,
+        model: str | None = None,
+    ) -> AbstractAsyncContextManager[Chat]:
+        """`async with car.chat("ada", "hello") as chat:` asks an attached agent; `async for event in chat:` is
+        what it says. Leaving the block earlier cancels the chat. Raises `CallRefused` when the agent is not
+        attached or does not want to."""
+        ask = StartChat(agent_id, prompt, session_id=session_id, stream=stream, model=model)
+        return conversation(self._link, ask)
 
     async def link(self) -> Link:
         """The link in use; if it has ended, the next one, which this asks for."""

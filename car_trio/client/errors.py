@@ -63,12 +63,21 @@ ADVICE = {
 
 
 class WatchReplaced(CarError):  # noqa: N818 - named for the situation, as the caller sees it
-    """Another watch of the same run was opened on the same connection; the daemon sends events only to the
-    newest."""
+    """Another watch of the same run, or of the host events (`run_id` is None), was opened on the same
+    connection; the daemon sends events only to the newest."""
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"another watch of run {run_id!r} on this connection replaced this one")
+    def __init__(self, run_id: str | None) -> None:
+        what = "the host events" if run_id is None else f"run {run_id!r}"
+        super().__init__(f"another watch of {what} on this connection replaced this one")
         self.run_id = run_id
+
+
+class ChatOverrun(CarError):  # noqa: N818 - named for the situation, as the caller sees it
+    """The agent spoke faster than its events were read, and some are lost: they cannot be asked for again."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"chat {session_id!r} was read too slowly: events of it are lost; start another one")
+        self.session_id = session_id
 
 
 class TerminalToolError(Exception):

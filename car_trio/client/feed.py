@@ -1,17 +1,18 @@
 """The events of one subscription that wait for the loop that reads them.
 
 The link's reader offers and never waits. A feed that is full stops taking events and says that it is behind:
-the watch, once it has read what is there, asks the daemon again from the cursor it has reached. So a slow
-loop costs memory up to a bound, and loses nothing.
+a watch, once it has read what is there, asks the daemon again from where it has got to. So a slow loop costs
+memory up to a bound, and loses nothing. What cannot be asked for again, a chat, ends with an error instead.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Generic, NamedTuple, TypeVar
 
 import trio
 
-from car_trio.wire.runs import TraceEvent
+T = TypeVar("T")
 
 MAX_BYTES = 8 * 1024 * 1024
 """As much as one snapshot may hold."""
@@ -19,36 +20,41 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_EVENTS = 2048
 
 
-class Feed:
-    """A bounded queue of trace events. `behind`: one was turned away. `replaced`: the daemon feeds another
-    now."""
+class Topic(NamedTuple):
+    """What a feed is about: the daemon's notification, and which run or chat, nothing for what is one."""
 
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
+    method: str
+    about: str = ""
+
+
+class Feed(Generic[T]):
+    """A bounded queue of events. `behind`: one was turned away. `replaced`: another feed gets them now."""
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
         self.behind = False
         self.replaced = False
-        self._events: deque[TraceEvent] = deque()
+        self._events: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._woken = trio.Event()
 
-    def offer(self, event: TraceEvent) -> bool:
+    def offer(self, event: T, size: int) -> bool:
         """Takes the event unless the feed is full, or was: after a gap nothing may follow."""
-        size = len(bytes(event.record))
         full = self._bytes + size > MAX_BYTES or len(self._events) >= MAX_EVENTS
         # A single record beyond the bound still has to pass, or its reader would ask for it for ever.
         self.behind = self.behind or (full and bool(self._events))
         if not self.behind:
-            self._events.append(event)
+            self._events.append((event, size))
             self._bytes += size
         self.wake()
         return not self.behind
 
-    def take(self) -> TraceEvent | None:
+    def take(self) -> T | None:
         """The oldest event that waits, if any."""
         if not self._events:
             return None
-        event = self._events.popleft()
-        self._bytes -= len(bytes(event.record))
+        event, size = self._events.popleft()
+        self._bytes -= size
         return event
 
     def replace(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -22,11 +23,13 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from car_trio.client.dialling import SOCKET_ENDED, open_websocket
 from car_trio.client.errors import CallRefused, Disconnected
-from car_trio.client.feed import Feed
+from car_trio.client.feed import Feed, Topic
 from car_trio.client.finding import Endpoint
 from car_trio.client.tools import Toolbox
 from car_trio.wire import frames
+from car_trio.wire.chat import ChatSession
 from car_trio.wire.errors import METHOD_NOT_FOUND, Refusal
+from car_trio.wire.host import Gap, HostEvent
 from car_trio.wire.runs import TraceEvent
 from car_trio.wire.tools import CancelTool, Tool
 
@@ -35,6 +38,34 @@ NULL = Raw(b"null")
 GOODBYE_SECONDS = 2.0
 """For what is posted and the Close handshake. Closing at once could reset the connection under words that the
 daemon has not read yet; a daemon that does not answer loses only its Close frame."""
+
+
+def _trace(params: Raw) -> tuple[str, TraceEvent]:
+    event = msgspec.json.decode(params, type=TraceEvent)
+    return event.run_id, event
+
+
+def _chat(params: Raw) -> tuple[str, dict[str, Any]]:
+    about = msgspec.json.decode(params, type=ChatSession).session_id
+    return about, msgspec.json.decode(params, type=dict[str, Any])
+
+
+class _Kind(msgspec.Struct):
+    kind: str
+
+
+def _host(params: Raw) -> tuple[str, HostEvent | Gap]:
+    if msgspec.json.decode(params, type=_Kind).kind == "host.gap":
+        return "", msgspec.json.decode(params, type=Gap)
+    return "", msgspec.json.decode(params, type=HostEvent)
+
+
+TOPICS: dict[str, Callable[[Raw], tuple[str, Any]]] = {
+    "runs.trace.event": _trace,
+    "agents.chat.event": _chat,
+    "host.event": _host,
+}
+"""The notifications that go into feeds: what each is about, and what it says."""
 
 
 class Waiter:
@@ -57,7 +88,7 @@ class Link:
         self._ids = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
         self._running: dict[bytes, trio.CancelScope] = {}
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[Topic, Feed[Any]] = {}
         self._outbound, self._to_send = trio.open_memory_channel[bytes](math.inf)
         self._why = "the connection is closed"
 
@@ -106,19 +137,26 @@ class Link:
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
             self._outbound.send_nowait(frame)
 
-    def attach(self, run_id: str) -> Feed:
-        """A new feed for the events of a run; the feed that had them before gets no more and is told so."""
-        replaced = self._feeds.get(run_id)
-        feed = self._feeds[run_id] = Feed(run_id)
+    def attach(self, topic: Topic) -> Feed[Any]:
+        """A new feed for the events of a topic; the feed that had them before gets no more and is told so."""
+        replaced = self._feeds.get(topic)
+        feed = self._feeds[topic] = Feed[Any](topic)
         if replaced is not None:
             replaced.replace()
         return feed
 
-    def detach(self, feed: Feed) -> None:
-        """Ends the subscription that fills `feed`, unless it has another feed by now."""
-        if self._feeds.get(feed.run_id) is feed:
-            del self._feeds[feed.run_id]
-            self.post(frames.notification("runs.unsubscribe", {"run_id": feed.run_id}))
+    def detach(self, feed: Feed[Any]) -> bool:
+        """Gives `feed` no more events. False if another feed has its topic by now: then the subscription is that
+        one's."""
+        if self._feeds.get(feed.topic) is not feed:
+            return False
+        del self._feeds[feed.topic]
+        return True
+
+    @property
+    def why(self) -> str:
+        """Why nothing more is heard, once `gone` is set."""
+        return self._why
 
     async def _write(self, websocket: WebSocketConnection) -> None:
         with suppress(*SOCKET_ENDED):
@@ -143,8 +181,8 @@ class Link:
         params = NULL if frame.params is UNSET else frame.params
         if frame.method is UNSET:
             self._reply(frame)
-        elif frame.method == "runs.trace.event":
-            self._offer(msgspec.json.decode(params, type=TraceEvent))
+        elif frame.method in TOPICS:
+            self._offer(frame.method, params)
         elif frame.method == "tools.cancel":
             self._cancel(msgspec.json.decode(params, type=CancelTool))
         elif frame.id is not UNSET:
@@ -157,10 +195,11 @@ class Link:
                 waiter.reply = frame
                 waiter.woken.set()
 
-    def _offer(self, event: TraceEvent) -> None:
-        feed = self._feeds.get(event.run_id)
+    def _offer(self, method: str, params: Raw) -> None:
+        about, event = TOPICS[method](params)
+        feed = self._feeds.get(Topic(method, about))
         if feed is not None:
-            feed.offer(event)
+            feed.offer(event, len(bytes(params)))
 
     def _serve(self, method: str, request_id: bytes, params: Raw, tools: trio.Nursery) -> None:
         if method != "tools.execute":

@@ -24,8 +24,9 @@ import trio
 from msgspec import Struct
 
 from car_trio.client.errors import Disconnected, WatchReplaced
-from car_trio.client.feed import Feed
+from car_trio.client.feed import Feed, Topic
 from car_trio.client.link import Link
+from car_trio.wire import frames
 from car_trio.wire.runs import Damaged, Ended, RunStatus, Snapshot, Started, Subscribe, TraceEvent, Turn
 
 Record = Started | Turn | Ended | Damaged | dict[str, Any]
@@ -70,7 +71,7 @@ class Watch:
         self.cursor = from_cursor
         self._links = links
         self._link: Link | None = None
-        self._feed: Feed | None = None
+        self._feed: Feed[TraceEvent] | None = None
         self._ready: deque[WatchEvent | Retracted] = deque()
         self._gap_after: int | None = None
         self._over = False
@@ -129,13 +130,13 @@ class Watch:
             self._link = await self._links.link()
 
     async def _subscribe(self, link: Link) -> None:
-        feed = link.attach(self.run_id)
+        feed = link.attach(Topic("runs.trace.event", self.run_id))
         try:
             raw = await link.call("runs.subscribe", Subscribe(self.run_id, self.cursor))
         except Disconnected:
             return
         except BaseException:
-            link.detach(feed)
+            self._leave(link, feed)
             raise
         self._feed = feed
         self._accept(msgspec.json.decode(raw, type=Snapshot))
@@ -143,7 +144,11 @@ class Watch:
     def _unsubscribe(self) -> None:
         feed, self._feed = self._feed, None
         if feed is not None and self._link is not None:
-            self._link.detach(feed)
+            self._leave(self._link, feed)
+
+    def _leave(self, link: Link, feed: Feed[TraceEvent]) -> None:
+        if link.detach(feed):
+            link.post(frames.notification("runs.unsubscribe", {"run_id": self.run_id}))
 
     def _accept(self, snapshot: Snapshot) -> None:
         if snapshot.cursor < self.cursor:

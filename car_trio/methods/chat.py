@@ -11,7 +11,6 @@ from msgspec import Raw
 
 from car_trio.methods.context import Answer, CallbackTimedOut, ChannelClosed, Client, Context
 from car_trio.state.chat import Chat, Fields
-from car_trio.state.events import for_hosts
 from car_trio.wire.chat import (
     AgentChat,
     ApproveInChat,
@@ -38,7 +37,6 @@ class Opening(NamedTuple):
 
 
 def admit(context: Context, ask: StartChat) -> Opening:
-    for_hosts(context.session, "agents.chat")
     check_attachments(ask.attachments or [])
     speaker = context.daemon.attachments.session_of(ask.agent_id)
     chat, request = context.daemon.chats.ask(context.session, ask, speaker)
@@ -61,7 +59,6 @@ async def chat(context: Context, opening: Opening) -> Answer:
 
 
 def cancel(context: Context, ask: ChatSession) -> ChatCancelled:
-    for_hosts(context.session, "agents.chat.cancel")
     return ChatCancelled(context.daemon.chats.cancel(context.session, ask.session_id))
 
 
@@ -72,7 +69,6 @@ class Decision(NamedTuple):
 
 
 def may_approve(context: Context, ask: ApproveInChat) -> Decision:
-    for_hosts(context.session, "agents.chat.approve")
     chat = context.daemon.chats.approvable(context.session, ask)
     agent = context.daemon.clients.get(chat.speaker)
     if agent is None:

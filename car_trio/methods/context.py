@@ -23,6 +23,7 @@ from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets, Session
 from car_trio.state.values import Tenants
+from car_trio.state.web_sessions import WebSessions
 from car_trio.store.reader import Page, Position
 from car_trio.wire.events import EventsFound, QueryEvents
 from car_trio.wire.frames import ErrorObject
@@ -143,6 +144,7 @@ class Daemon:
     runs: RunRegistry
     store: Store
     secrets: Secrets | None
+    web: WebSessions
     attachments: Attachments
     policies: Policies
     permissions: Permissions

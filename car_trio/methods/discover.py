@@ -50,6 +50,7 @@ def _method(
     return {
         "name": name,
         "summary": method.summary,
+        "x-who": method.who,
         "paramStructure": "by-position" if params.get("type") == "array" else "by-name",
         "params": _params(params, components),
         "result": {"name": "result", "schema": results[0] if len(results) == 1 else {"oneOf": results}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from car_trio.methods.context import Answer, Context
-from car_trio.state.events import for_hosts
+from car_trio.state.web_sessions import CODE_SECONDS
 from car_trio.wire.host import (
     AgentId,
     ApprovalList,
@@ -22,6 +22,7 @@ from car_trio.wire.host import (
     RequestApproval,
     ResolveApproval,
     SetStatus,
+    WebCode,
 )
 from car_trio.wire.session import NoParams
 
@@ -48,13 +49,11 @@ def notify(context: Context, ask: Notify) -> HostEvent:
 
 
 def events(context: Context, ask: ListEvents) -> EventList:
-    for_hosts(context.session, "host.events")
     return EventList(context.daemon.host.events.recent(context.session, ask.limit))
 
 
 def subscribe(context: Context, _: NoParams) -> Answer:
     """The snapshot and the registration are one step: what the one does not show the other brings."""
-    for_hosts(context.session, "host.subscribe")
     daemon, session = context.daemon, context.session
     feed = context.client.watch_host()
     snapshot = HostSnapshot(
@@ -72,10 +71,15 @@ def request_approval(context: Context, ask: RequestApproval) -> ApprovalRow:
 
 
 def resolve_approval(context: Context, ask: ResolveApproval) -> Answer:
-    for_hosts(context.session, "host.resolve_approval")
     row, ticket = context.daemon.host.approvals.resolve(context.session, ask)
     return Answer(row, ticket)
 
 
 def approvals(context: Context, _: NoParams) -> ApprovalList:
     return ApprovalList(context.daemon.host.approvals.listed(context.session))
+
+
+def web_code(context: Context, _: NoParams) -> WebCode:
+    context.session.refuse_page("host.web_code")
+    code, url = context.daemon.web.code()
+    return WebCode(code, url, CODE_SECONDS)

@@ -10,6 +10,9 @@ gets. Of a small message the steps run in the reader; of a large one in a task, 
 `free_form` marks params of which a large part may be plain values: a large message is decoded piece by piece, by the
 same task, and what a method's `slices` make of it comes after that.
 
+`who` is who may call it; the dispatch refuses everybody else before it looks at the params. What else a caller must be,
+the owner of this run, say, only the method can tell.
+
 `reads` marks an `async def` whose reply is built from disk and can be large: one of them at a time per connection.
 """
 
@@ -25,6 +28,7 @@ import msgspec
 import msgspec.inspect
 from msgspec import UNSET, Raw, UnsetType
 
+from car_trio.state.session import Who
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.pieces import decoded_in_steps
 
@@ -52,6 +56,7 @@ class Method:
         "slice_bytes",
         "slices",
         "summary",
+        "who",
     )
 
     def __init__(
@@ -61,6 +66,7 @@ class Method:
         result: Any,
         summary: str,
         *,
+        who: Who = "client",
         admit: Callable[[Any, Any], Any] | None = None,
         slices: Callable[[Any, Any], Generator[None, None, Any]] | None = None,
         slice_bytes: int = SLICE_BYTES,
@@ -72,6 +78,7 @@ class Method:
         self.call = call
         self.results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
         self.summary = summary
+        self.who: Who = who
         self.admit = admit
         self.slices = slices
         self.slice_bytes = slice_bytes

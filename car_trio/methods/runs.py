@@ -197,11 +197,6 @@ async def list_runs(context: Context, listed: Listing) -> Answer:
     return Answer(await context.in_thread(listing, context.daemon.store, listed.newer, listed.ask))
 
 
-def may_search(context: Context, ask: SearchRuns) -> SearchRuns:
-    context.session.require_host("runs.search")
-    return ask
-
-
 async def search(context: Context, ask: SearchRuns) -> Answer:
     await context.drained()
     newer = context.daemon.runs.in_memory()
@@ -211,8 +206,7 @@ async def search(context: Context, ask: SearchRuns) -> Answer:
 # Removing
 
 
-def may_remove(context: Context, ask: RemoveRuns) -> RemoveRuns:
-    context.session.require_host("runs.remove")
+def bounded(_: Context, ask: RemoveRuns) -> RemoveRuns:
     if not ask.run_ids and ask.older_than is None:
         raise invalid_params("runs.remove requires { run_ids } or { older_than }")
     return ask

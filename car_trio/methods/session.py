@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from car_trio.methods.context import Context
 from car_trio.methods.tools import offers
 from car_trio.state.session import authenticate as decide
@@ -35,7 +37,8 @@ class Beginning(NamedTuple):
 def authenticate(context: Context, ask: Authenticate) -> Authenticated:
     if ask.agent_id is not None:
         context.daemon.check_name(ask.agent_id)
-    return decide(context.session, ask, context.daemon.secrets, context.daemon.attachments)
+    daemon = context.daemon
+    return decide(context.session, ask, daemon.secrets, daemon.attachments, daemon.web)
 
 
 def handshake(context: Context, ask: Handshake) -> Shaken:
@@ -45,15 +48,18 @@ def handshake(context: Context, ask: Handshake) -> Shaken:
 
 
 def health(context: Context, _: NoParams) -> Health:
-    degraded = context.daemon.store.degraded is not None
+    daemon, counted = context.daemon, context.session.host
+    degraded = daemon.store.degraded is not None
     return Health(
         ok=not degraded,
-        version=context.daemon.version,
+        version=daemon.version,
         protocol_versions=PROTOCOL_VERSIONS,
-        uptime_secs=context.daemon.uptime(),
-        auth_enabled=context.daemon.secrets is not None,
+        uptime_secs=daemon.uptime(),
+        auth_enabled=daemon.secrets is not None,
         store="degraded" if degraded else "ok",
-        durability=context.daemon.durability,
+        durability=daemon.durability,
+        connections=len(daemon.clients) if counted else UNSET,
+        open_runs=daemon.runs.open_count if counted else UNSET,
     )
 
 

@@ -37,7 +37,9 @@ FEW_SCHEMAS = 16 * 1024
 
 METHODS: dict[str, Method] = {
     # Who is talking
-    "session.auth": Method(s.Authenticate, session.authenticate, s.Authenticated, "Say who you are."),
+    "session.auth": Method(
+        s.Authenticate, session.authenticate, s.Authenticated, "Say who you are.", who="anybody"
+    ),
     "session.init": Method(
         s.InitSession,
         session.init,
@@ -48,9 +50,7 @@ METHODS: dict[str, Method] = {
         free_form=True,
     ),
     "server.handshake": Method(s.Handshake, session.handshake, s.Shaken, "Agree on a protocol version."),
-    "server.health": Method(
-        s.NoParams, session.health, s.Health, "How the daemon is; needs no authentication."
-    ),
+    "server.health": Method(s.NoParams, session.health, s.Health, "How the daemon is.", who="anybody"),
     "rpc.discover": Method(s.NoParams, discover.discover, s.JsonObject, "This table as an OpenRPC document."),
     # Tools and what they share
     "tools.register": Method(
@@ -97,13 +97,13 @@ METHODS: dict[str, Method] = {
         a.Evaluate, analysis.evaluated_for, list[s.JsonObject], "What a tier allows of a plan."
     ),
     "permission.set_tier": Method(
-        a.SetTier, permissions.set_tier, a.TierSet, "A connection's tier; host role."
+        a.SetTier, permissions.set_tier, a.TierSet, "A connection's tier.", who="host"
     ),
     "permission.approve": Method(
-        a.Decide, permissions.approve, a.LedgerLine, "Allow a fingerprint for good; host role."
+        a.Decide, permissions.approve, a.LedgerLine, "Allow a fingerprint for good.", who="host"
     ),
     "permission.reject": Method(
-        a.Decide, permissions.reject, a.LedgerLine, "Forbid a fingerprint for good; host role."
+        a.Decide, permissions.reject, a.LedgerLine, "Forbid a fingerprint for good.", who="host"
     ),
     # Asking before doing
     "verify": Method(
@@ -180,11 +180,9 @@ METHODS: dict[str, Method] = {
     "runs.get_trace": Method(
         r.GetTrace, runs.get_trace, (r.Trace, r.NotFound), "A run's records.", admit=runs.may_read, reads=True
     ),
-    "runs.search": Method(
-        r.SearchRuns, runs.search, r.RunsFound, "Find runs; host role.", admit=runs.may_search, reads=True
-    ),
+    "runs.search": Method(r.SearchRuns, runs.search, r.RunsFound, "Find runs.", who="host", reads=True),
     "runs.remove": Method(
-        r.RemoveRuns, runs.remove, r.RunsRemoved, "Remove ended runs; host role.", admit=runs.may_remove
+        r.RemoveRuns, runs.remove, r.RunsRemoved, "Remove ended runs.", who="host", admit=runs.bounded
     ),
     # What a person sees and decides
     "host.register_agent": Method(
@@ -196,18 +194,30 @@ METHODS: dict[str, Method] = {
     ),
     "host.agents": Method(s.NoParams, host.agents, list[h.HostAgent], "The agents."),
     "host.notify": Method(h.Notify, host.notify, h.HostEvent, "Tell every host something."),
-    "host.events": Method(h.ListEvents, host.events, h.EventList, "The newest events."),
-    "host.subscribe": Method(s.NoParams, host.subscribe, h.HostSnapshot, "Follow what happens."),
+    "host.events": Method(h.ListEvents, host.events, h.EventList, "The newest events.", who="person"),
+    "host.subscribe": Method(
+        s.NoParams, host.subscribe, h.HostSnapshot, "Follow what happens.", who="person"
+    ),
     "host.request_approval": Method(
         h.RequestApproval, host.request_approval, h.ApprovalRow, "Ask a person to decide."
     ),
-    "host.resolve_approval": Method(h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide."),
+    "host.resolve_approval": Method(
+        h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide.", who="person"
+    ),
     "host.approvals": Method(s.NoParams, host.approvals, h.ApprovalList, "The approvals."),
+    "host.web_code": Method(s.NoParams, host.web_code, h.WebCode, "Let a browser in, once.", who="host"),
     # A person talks with an agent
-    "agents.chat": Method(c.StartChat, chat.chat, c.ChatAccepted, "Begin a chat.", admit=chat.admit),
-    "agents.chat.cancel": Method(c.ChatSession, chat.cancel, c.ChatCancelled, "End a chat."),
+    "agents.chat": Method(
+        c.StartChat, chat.chat, c.ChatAccepted, "Begin a chat.", who="person", admit=chat.admit
+    ),
+    "agents.chat.cancel": Method(c.ChatSession, chat.cancel, c.ChatCancelled, "End a chat.", who="person"),
     "agents.chat.approve": Method(
-        c.ApproveInChat, chat.approve, c.ChatResolved, "Decide what the agent asks.", admit=chat.may_approve
+        c.ApproveInChat,
+        chat.approve,
+        c.ChatResolved,
+        "Decide what the agent asks.",
+        who="person",
+        admit=chat.may_approve,
     ),
     "agent.chat.event": Method(
         dict[str, Raw], chat.event, None, "What the agent says: { session_id, kind, … }; a notification."

@@ -93,6 +93,7 @@ class Dispatcher:
         context: Context,
         callbacks: Callbacks,
         desk: LookupDesk,
+        gate: Gate,
         config: Config,
         *,
         post: Callable[[bytes], None],
@@ -106,7 +107,7 @@ class Dispatcher:
         self._close = close
         self._spawn = spawn
         self._methods: dict[str, Method] = context.daemon.methods
-        self._gate = Gate(context.daemon.host.approvals, config.approvals)
+        self._gate = gate
         self._max_in_flight = config.server.max_in_flight
         self._handler_seconds = config.environment.handler_timeout or config.server.handler_timeout_seconds
         self._is_fixed = config.environment.handler_timeout is not None
@@ -170,7 +171,8 @@ class Dispatcher:
 
     def _admitted(self, request: Request) -> Method:
         """The method, if this connection may call it now."""
-        self._context.session.require(request.method)
+        method = self._methods.get(request.method)
+        self._context.session.require(request.method, "client" if method is None else method.who)
         if (self.is_stopping or self._context.session.is_gone) and request.method not in ENDS:
             raise stopping()
         if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
@@ -179,7 +181,6 @@ class Dispatcher:
                 "read some before sending more",
                 TOO_MANY_REQUESTS,
             )
-        method = self._methods.get(request.method)
         if method is None:
             shown = request.method[:SHOWN_NAME]
             raise Refusal(f"unknown method '{shown}'; rpc.discover lists what there is", METHOD_NOT_FOUND)
@@ -351,9 +352,8 @@ class Dispatcher:
         if self.is_stopping and not self.in_flight:
             self._close(1001, "daemon is stopping")
 
-    def progress(self) -> None:
+    def progress(self, now: float) -> None:
         """Tells the client about requests that have waited for long, so that it goes on waiting."""
-        now = trio.current_time()
         for request in self.in_flight.values():
             if request.id is not None and now - request.began >= PROGRESS_SECONDS:
                 self._post(notification("infer.progress", {"id": Raw(request.id)}))

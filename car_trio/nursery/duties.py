@@ -77,7 +77,7 @@ async def heartbeat(connections: Iterable[Connection]) -> None:
     while True:
         await trio.sleep(BEAT_SECONDS)
         now = trio.current_time()
-        for connection in list(connections):
+        for connection in [each for each in connections if each.wants_a_beat]:
             connection.beat(now)
 
 

@@ -16,6 +16,7 @@ except ImportError:  # pragma: no cover - a platform for which websockets has no
 MAX_FRAME = 1024 * 1024
 """Larger messages leave in fragments: the published clients accept no single frame over 16 MiB."""
 FINAL_TEXT = 0x81
+FINAL_CLOSE = 0x88
 MASKED = 0x80
 MASK_BYTES = 4
 

@@ -1,7 +1,10 @@
-"""Where connections come from: a TCP port and a Unix socket, the same protocol on both.
+"""Where connections come from: a TCP port and a Unix socket, the same protocol on both, and the page's own port.
 
 `bind` happens early, so that a taken port or an impossible path is told before any file is touched. Accepting is a
 loop that nothing can end: an error of one accept (no descriptor left, a client that is gone already) is waited out.
+
+The page is for a person at this machine: its port is on loopback wherever the other one listens, because whoever uses
+it decides approvals, and there is no TLS. A page that cannot be had is a warning and no reason not to serve.
 """
 
 from __future__ import annotations
@@ -27,20 +30,48 @@ PAUSE_SECONDS = 0.1
 MAX_SOCKET_PATH = 107
 """`sun_path` less its terminating NUL."""
 
+PAGE_HOST = "127.0.0.1"
+NO_PAGE = "the page is off; set [web] enabled = true, or give --web-port N, and start the daemon again"
+
 Welcome = Callable[[trio.abc.Stream, bool], object]
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+@dataclass(frozen=True, slots=True)
+class PageDoor:
+    """The page's socket and where a browser finds it."""
+
+    listener: trio.socket.SocketType
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{PAGE_HOST}:{self.port}/"
+
+    def listen(self, nursery: trio.Nursery, welcome: Welcome) -> None:
+        """Starts accepting."""
+        nursery.start_soon(accept_forever, self.listener, welcome)
+
+
 @dataclass(slots=True)
 class Endpoints:
-    """What is bound: the sockets, and what clients are told. `inode` tells our socket file from a later one's."""
+    """What is bound: the sockets, and what clients are told. `inode` tells our socket file from a later one's.
+
+    Without a `page`, `no_page` says why.
+    """
 
     tcp: list[trio.socket.SocketType]
     unix: trio.socket.SocketType | None
     url: str
     path: Path | None
     inode: int | None
+    page: PageDoor | None = None
+    no_page: str = NO_PAGE
+
+    @property
+    def web_url(self) -> str | None:
+        return None if self.page is None else self.page.url
 
     def listen(self, nursery: trio.Nursery, welcome: Welcome) -> None:
         """Starts accepting: each new connection goes to `welcome`, with whether it comes from another machine."""
@@ -48,8 +79,10 @@ class Endpoints:
             nursery.start_soon(accept_forever, listener, welcome)
 
     def close(self) -> None:
-        for listener in (*self.tcp, *([self.unix] if self.unix else [])):
-            listener.close()
+        page = None if self.page is None else self.page.listener
+        for listener in (*self.tcp, self.unix, page):
+            if listener is not None:
+                listener.close()
         if self.path is not None and _inode(self.path) == self.inode:
             self.path.unlink(missing_ok=True)
 
@@ -75,7 +108,26 @@ async def bind(config: Config) -> Endpoints:
         raise
     host, port = tcp[0].getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    return Endpoints(tcp, unix, f"ws://{shown}:{port}", path, _inode(path) if path is not None else None)
+    inode = _inode(path) if path is not None else None
+    page, no_page = await _bind_page(config)
+    return Endpoints(tcp, unix, f"ws://{shown}:{port}", path, inode, page, no_page)
+
+
+async def _bind_page(config: Config) -> tuple[PageDoor | None, str]:
+    """The page's socket, or why there is none."""
+    if not config.web.enabled:
+        return None, NO_PAGE
+    port = config.web_port
+    try:
+        listener = await _bound(plain.AF_INET, plain.SOCK_STREAM, 0, (PAGE_HOST, port))
+    except OSError as error:
+        why = (
+            f"the page is not served: cannot listen on {PAGE_HOST} port {port}: {error.strerror or error}; "
+            "stop what uses it, or start with another --web-port (0 = any free one, off = no page)"
+        )
+        LOG.warning("%s", why)
+        return None, why
+    return PageDoor(listener, listener.getsockname()[1]), ""
 
 
 def _check_socket_path(path: Path) -> None:

@@ -6,16 +6,18 @@ from collections.abc import Callable, Generator
 from typing import TypeVar, TypeVarTuple
 
 import trio
+from msgspec import Raw
 
 from car_trio.methods.context import Daemon
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.feed import HostFeed
+from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.subscriptions import RunSubscription
 from car_trio.state.run import Run, Ticket
 from car_trio.state.session import Session
 from car_trio.wire.errors import Refusal
-from car_trio.wire.frames import notification
+from car_trio.wire.frames import ErrorObject, notification
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -64,18 +66,25 @@ class Peer:
         daemon: Daemon,
         session: Session,
         socket: Socket,
+        out: Outbound,
         callbacks: Callbacks,
         spawn: Callable[..., None],
     ) -> None:
         self._daemon = daemon
         self._session = session
         self._socket = socket
+        self._out = out
+        self._callbacks = callbacks
+        self.call_tool = callbacks.call_tool
         self._spawn = spawn
         self._subscriptions: dict[str, RunSubscription] = {}
         self._feed: HostFeed | None = None
-        self.call_tool = callbacks.call_tool
-        self.ask = callbacks.ask
-        self.drained = socket.drained
+
+    async def ask(self, method: str, params: object, seconds: float) -> Raw | ErrorObject:
+        return await self._callbacks.ask(method, params, seconds)
+
+    async def drained(self) -> None:
+        await self._out.drained()
 
     def subscribe(self, run: Run) -> RunSubscription:
         """A new view of the run, registered now; an older one of this connection ends."""
@@ -84,7 +93,7 @@ class Peer:
             run,
             self._daemon.store,
             post=self._socket.post,
-            drained=self._socket.drained,
+            drained=self._out.drained,
             spawn=self._spawn,
             finished=self._forget,
         )
@@ -110,7 +119,7 @@ class Peer:
     def watch_host(self) -> HostFeed:
         """A new view of the host events, registered now; an older one of this connection ends."""
         self.unwatch_host()
-        self._feed = HostFeed(self._session, self._socket.post, self._socket.drained, self._spawn)
+        self._feed = HostFeed(self._session, self._socket.post, self._out.drained, self._spawn)
         self._daemon.host.events.watch(self._session.id, self._feed)
         return self._feed
 

@@ -1,21 +1,14 @@
 """A WebSocket over any Trio stream (RFC 6455, protocol `wire.md` section 1).
 
 `websockets` decides what is a frame, answers pings and does the handshakes; it neither reads nor writes. This module
-owns what it leaves open: time limits, UTF-8, message assembly and the sending side. The opening handshake has a
-protocol object of its own, because the established connection should not carry the HTTP request along.
+owns what it leaves open: time limits, UTF-8 and message assembly; the sending side is in `outbound.py`. The opening
+handshake has a protocol object of its own, because the established connection should not carry the HTTP request along.
 
-One task reads (`receive`), one task writes (`write`). Everybody else hands over with `post`, which never waits: the
-frame joins the out-buffer, and the writer sends all that gathered in one call per turn of the loop. So no cancelled
-task can leave half a frame behind, and a reader never waits for its peer to read.
+One task reads (`receive`). Everybody hands over with `post`, which never waits, so a reader never waits for its peer
+to read.
 
-Two shorter ways serve the ordinary small call, which costs little more than its system calls then. Whole short text
-frames are unpacked here; whatever else comes (fragments, control frames, long, malformed ones) goes to the protocol.
-And what the reader's own turn, or a flush of the journal, has posted is offered to the kernel at the end of that
-stretch, in one attempt that does not wait; what the kernel does not take is the writer's. Both hold for a real socket;
-other streams (tests) take the long way out.
-
-Two limits bound the buffer. Above `SOFT_LIMIT` producers of streams wait in `drained()`. Above `HARD_LIMIT`, or when
-the peer accepts nothing for `stall_seconds`, the connection is cut: memory is not lent to those who do not read.
+Whole short text frames are unpacked here, so that an ordinary small call costs little more than its system calls;
+whatever else comes (fragments, control frames, long, malformed ones) goes to the protocol.
 """
 
 from __future__ import annotations
@@ -24,7 +17,6 @@ import http
 import logging
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -33,14 +25,20 @@ from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
-from car_trio.nursery.framing import FINAL_TEXT, MASK_BYTES, MASKED, apply_mask, payload_of, text_frames
-from car_trio.nursery.together import TOGETHER
+from car_trio.nursery.framing import (
+    FINAL_CLOSE,
+    FINAL_TEXT,
+    MASK_BYTES,
+    MASKED,
+    apply_mask,
+    payload_of,
+    text_frames,
+)
+from car_trio.nursery.outbound import Outbound
 from car_trio.wire.frames import is_utf8
 
 RECEIVE_BYTES = 65_536
 MAX_TAIL = 1024
-SOFT_LIMIT = 1024 * 1024
-HARD_LIMIT = 64 * 1024 * 1024
 LINGER_SECONDS = 2.0
 """How long a closed connection is still read, so that the peer gets our last frames instead of a reset."""
 
@@ -58,38 +56,25 @@ class Rejection:
 
 
 class Socket:
-    """One WebSocket. `cut` ends the connection's tasks at once; it is the connection's, and is called from `post`."""
+    """One WebSocket. It reads what comes over the stream; `out` is its sending side."""
 
     def __init__(
-        self,
-        stream: trio.abc.Stream,
-        *,
-        max_message_bytes: int,
-        stall_seconds: float,
-        cut: Callable[[str], None],
+        self, stream: trio.abc.Stream, out: Outbound, *, max_message_bytes: int, early: bytes = b""
     ) -> None:
+        """`early` is what has been read of the stream already."""
         self._stream = stream
         self._raw: trio.socket.SocketType | None = getattr(stream, "socket", None)
+        self._out = out
         self._protocol = Protocol(SERVER, state=CONNECTING, max_size=max_message_bytes, logger=_quiet)
-        self._stall_seconds = stall_seconds
-        self._cut = cut
         self._partial: bytearray | None = None
-        self._early: bytes | bytearray = b""
+        self._early: bytes | bytearray = early
         self._tail: bytes | bytearray = b""
         self._owed = 0
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._finished = False
-        self._dead = False
-        self._in_turn = False
-        self._sending = False
-        self._writer = trio.lowlevel.ParkingLot()
-        self._waiting = trio.lowlevel.ParkingLot()
         self.last_heard = 0.0
 
     @property
     def is_open(self) -> bool:
-        return self._protocol.state is OPEN and not self._dead
+        return self._protocol.state is OPEN and not self._out.dead
 
     # The opening handshake
 
@@ -101,7 +86,8 @@ class Socket:
         opening = ServerProtocol(logger=_quiet)
         before = b""
         while not (events := opening.events_received()):
-            data = await self._read_some()
+            data, self._early = self._early, b""
+            data = data or await self._read_some()
             if not data:
                 return False
             # What follows the request already is not HTTP any more.
@@ -134,19 +120,20 @@ class Socket:
         begun. A violation of the protocol, or text that is not UTF-8 (1007), begins a close.
 
         Until the next call it is the caller's turn, and what is posted in it leaves with that call."""
-        self._end_turn()
+        self._out.in_turn = False
+        self._out.send_now()
         if not self.is_open:
             return None
         messages: list[bytes | bytearray] = []
         data, self._early = self._early, b""
         data = data or await self._read_some()
         if not data:
-            self._abandon()
+            self._out.abandon()
             return None
         self._unpack(data, messages)
         if not messages and self._protocol.state is not OPEN:
             return None
-        self._in_turn = True
+        self._out.in_turn = True
         return messages
 
     def _unpack(self, data: bytes | bytearray, messages: list[bytes | bytearray]) -> None:
@@ -172,6 +159,8 @@ class Socket:
                     self._take(apply_mask(data[begin:stop], data[begin - MASK_BYTES : begin]), messages)
                     at = stop
                     continue
+                if data[at] == FINAL_CLOSE:
+                    self._let_go()
                 self._owed = stop - at
             piece = data[at : at + self._owed]
             at += len(piece)
@@ -186,6 +175,11 @@ class Socket:
             and self._partial is None
             and size <= (self._protocol.max_message_size or 0)
         )
+
+    def _let_go(self) -> None:
+        """The peer closes, perhaps between the fragments of a message, as it may (RFC 6455 section 5.4): what has come
+        of that message is nothing then. The protocol object would call it a violation."""
+        self._partial = self._protocol.current_size = None
 
     def _hand_on(self, piece: bytes | bytearray, messages: list[bytes | bytearray]) -> None:
         self._protocol.receive_data(piece)
@@ -205,7 +199,11 @@ class Socket:
             if self._raw is None:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
             else:
-                data = await _received(self._raw)
+                came = None
+                while came is None:  # waits first: a reader mostly comes before what it reads
+                    await trio.lowlevel.wait_readable(self._raw)
+                    came = _read(self._raw)
+                data = came
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             return b""
         self.last_heard = trio.current_time()
@@ -233,9 +231,8 @@ class Socket:
 
     def post(self, payload: bytes) -> None:
         """Hands over a text message. After the close has begun, or the peer is gone, it is dropped."""
-        if self._dead or self._protocol.state is not OPEN:
-            return
-        self._append(text_frames(payload))
+        if self._protocol.state is OPEN:
+            self._out.add(text_frames(payload))
 
     def ping(self) -> None:
         if self.is_open:
@@ -248,115 +245,9 @@ class Socket:
             self._protocol.send_close(code, reason)
             self._take_writes(self._protocol)
 
-    def finish(self) -> None:
-        """No more will be posted: the writer ends when everything is sent."""
-        self._finished = True
-        self._writer.unpark()
-
     def _take_writes(self, protocol: Protocol) -> None:
-        self._append([data for data in protocol.data_to_send() if data])
-
-    def _append(self, frames: list[bytes]) -> None:
-        if not frames or self._dead:
-            return
-        if self._out_bytes > HARD_LIMIT:
-            why = f"{self._out_bytes} bytes wait for a peer that does not read them"
-            self._abandon()
-            self._cut(why)
-            return
-        if not (self._out or self._in_turn or TOGETHER.takes(self)):
-            self._writer.unpark()
-        self._out += frames
-        for frame in frames:
-            self._out_bytes += len(frame)
-
-    def _end_turn(self) -> None:
-        """The reader is about to wait: what it posted goes out."""
-        self._in_turn = False
-        self.send_now()
-
-    def send_now(self) -> None:
-        """Offers what is posted to the kernel, as far as that takes it at once.
-
-        Not while the writer is in the middle of something, and never more than one attempt: the rest is the writer's.
-        """
-        if not self._out:
-            return
-        if self._raw is None or self._sending:
-            self._writer.unpark()
-            return
-        pending = b"".join(self._out)
-        try:
-            sent = os.write(self._raw.fileno(), pending)
-        except OSError:
-            sent = 0  # full, or gone, which the writer finds out by itself
-        self._out = [pending[sent:]] if sent < len(pending) else []
-        self._sent(sent)
-        if self._out:
-            self._writer.unpark()
-
-    def _abandon(self) -> None:
-        """Nothing reaches the peer any more: what waits for it is dropped, who waits for room goes on."""
-        self._dead = True
-        self._out.clear()
-        self._out_bytes = 0
-        self._writer.unpark()
-        self._waiting.unpark_all()
-
-    @property
-    def is_drained(self) -> bool:
-        return self._out_bytes <= SOFT_LIMIT
-
-    async def drained(self) -> None:
-        """Waits until at most 1 MiB is on its way. Always a checkpoint."""
-        if self.is_drained:
-            await trio.lowlevel.checkpoint()
-        while not self.is_drained:
-            await self._waiting.park()
-
-    async def write(self) -> None:
-        """Sends what is posted, until `finish`; then says goodbye. Ends early when the peer is gone or stalls."""
-        try:
-            while self._out or not (self._finished or self._dead):
-                if not self._out:
-                    await self._writer.park()
-                    continue
-                pending, self._out = b"".join(self._out), []
-                self._sending = True
-                await self._send(pending)
-                self._sending = False
-            if not self._dead and isinstance(self._stream, trio.abc.HalfCloseableStream):
-                await self._stream.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-            # The reader learns it by itself, and has perhaps still something to read.
-            self._abandon()
-        except trio.TooSlowError:
-            self._abandon()
-            self._cut(f"the peer accepted nothing for {self._stall_seconds:g} s")
-
-    async def _send(self, pending: bytes) -> None:
-        """Sends all of it. A peer that reads slowly is fine, one that reads nothing is not: progress is measured."""
-        if self._raw is None:
-            with trio.fail_after(self._stall_seconds):
-                await self._stream.send_all(pending)
-            self._sent(len(pending))
-            return
-        at = 0
-        with memoryview(pending) as view:
-            while True:
-                with suppress(BlockingIOError):
-                    sent = os.write(self._raw.fileno(), view[at:])
-                    at += sent
-                    self._sent(sent)
-                if at == len(pending):
-                    return
-                with trio.fail_after(self._stall_seconds):
-                    await trio.lowlevel.wait_writable(self._raw)
-
-    def _sent(self, count: int) -> None:
-        self._out_bytes = max(0, self._out_bytes - count)
-        if self._waiting and self.is_drained:
-            self._waiting.unpark_all()
+        if pieces := [data for data in protocol.data_to_send() if data]:
+            self._out.add(pieces)
 
     async def linger(self) -> None:
         """After our close: reads and drops until the peer is gone too, at most two seconds.
@@ -368,14 +259,12 @@ class Socket:
                 pass
 
 
-async def _received(raw: trio.socket.SocketType) -> bytes:
-    """The next bytes of a socket, `b""` at its end. Waits first: a reader mostly comes before what it reads."""
-    while True:
-        await trio.lowlevel.wait_readable(raw)
-        try:
-            return os.read(raw.fileno(), RECEIVE_BYTES)
-        except BlockingIOError:
-            continue
+def _read(raw: trio.socket.SocketType) -> bytes | None:
+    """What has come, `b""` at the end; `None` when nothing has."""
+    try:
+        return os.read(raw.fileno(), RECEIVE_BYTES)
+    except BlockingIOError:
+        return None
 
 
 _DATA = {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}

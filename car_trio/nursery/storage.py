@@ -16,7 +16,7 @@ import trio
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
 from car_trio.nursery.limits import held_files
-from car_trio.nursery.together import TOGETHER
+from car_trio.nursery.together import Together
 from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, open_catalog
@@ -25,9 +25,8 @@ from car_trio.store.disk import Disk
 from car_trio.store.events import drop_journals, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
-from car_trio.store.lines import read_newest
 from car_trio.store.lock import StoreBusy, hold_lock
-from car_trio.store.log_files import lines
+from car_trio.store.log_files import lines, newest
 from car_trio.store.orphans import adopt_orphans
 from car_trio.store.reader import Page, Position, read_page
 from car_trio.store.retention import Expired, ended_before, expired, tombstone
@@ -66,6 +65,7 @@ class OpenStore:
         journal: Journal,
         writer: CatalogWriter | None,
         health: Health,
+        together: Together,
     ) -> None:
         self._config = config
         self._layout = layout
@@ -74,6 +74,8 @@ class OpenStore:
         self._index = RunIndex(layout, disk)
         self.journal = journal
         self.health = health
+        self.together = together
+        """The stretch in which the journal tells what became true; every connection sends with it."""
 
     @property
     def degraded(self) -> str | None:
@@ -176,7 +178,7 @@ class OpenStore:
         """The newest that ended, oldest first; none, with a word in the log, when the disk does not give them."""
         try:
             return await trio.to_thread.run_sync(
-                read_newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
+                newest, self._disk, self._layout, APPROVALS, ApprovalLine, MAX_ENDED
             )
         except OSError as error:
             LOG.error("%s cannot be read: %s; approvals of earlier starts are not shown", APPROVALS, error)
@@ -198,7 +200,7 @@ async def open_store(
 
     Raises `ConfigError` when another process has the root, or when it cannot be used; then nothing was changed.
     """
-    layout, disk, health = Layout(config.home), disk or Disk(), Health()
+    layout, disk, health, together = Layout(config.home), disk or Disk(), Health(), Together()
     async with AsyncExitStack() as stack:
         try:
             layout.prepare(disk)
@@ -224,9 +226,9 @@ async def open_store(
                 sync_threads=sync_threads,
                 catalog=writer,
                 on_health=health.turned,
-                telling=TOGETHER,
+                telling=together,
             )
         )
-        store = OpenStore(config, layout, disk, journal, writer, health)
+        store = OpenStore(config, layout, disk, journal, writer, health, together)
         stack.callback(store.close)
         yield store

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from car_trio.methods.context import Store
-from car_trio.methods.traces import PAGE_BYTES, is_turn
+from car_trio.methods.traces import is_turn
 from car_trio.state.run import Event, Run
 from car_trio.store.reader import START, Page, Position, Record
 from car_trio.wire.frames import encode
@@ -27,6 +27,8 @@ from car_trio.wire.runs import AgentOutcome, Ended, Incomplete, Outcome
 LOG = logging.getLogger("car_trio.watch")
 RETRY_SECONDS = 1.0
 
+PAGE_BYTES = 256 * 1024
+"""What one watcher that is behind reads at a time: nobody shares it, and many may be behind at once."""
 MAX_EVENTS = 256
 MAX_WAITING_BYTES = 1024 * 1024
 """Events are shared between watchers, but one watcher may hold no more of them before it must read from disk."""

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
+from secrets import token_urlsafe
 from typing import NamedTuple
 
 import trio
@@ -26,22 +27,25 @@ from car_trio.methods.context import Client, Daemon
 from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
 from car_trio.nursery.alarm import Alarm
-from car_trio.nursery.connection import Connection
+from car_trio.nursery.connection import Common, Connection
 from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import deadlines, grace_sweep, guarded, heartbeat, retention, watchdog
+from car_trio.nursery.gate import Gate
 from car_trio.nursery.limits import raise_descriptor_limit
 from car_trio.nursery.listeners import Endpoints, bind
 from car_trio.nursery.peer import WAITS
 from car_trio.nursery.policies import PolicyFiles
 from car_trio.nursery.storage import LEDGER, OpenStore, open_store
 from car_trio.nursery.systemd import notify
-from car_trio.nursery.tokens import Tokens, published_tokens, write_private
+from car_trio.nursery.tokens import TOKEN_BYTES, Tokens, published_tokens, write_private
+from car_trio.nursery.web import Page
 from car_trio.state.chat import Chats
 from car_trio.state.host import Host
 from car_trio.state.permissions import Ledger, Permissions
 from car_trio.state.run import Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets
+from car_trio.state.web_sessions import WebSessions
 from car_trio.store.events import journal_file
 from car_trio.store.layout import encode_name
 from car_trio.wire.errors import Refusal
@@ -59,6 +63,7 @@ class Endpoint(NamedTuple):
 
     url: str
     tokens: Tokens | None
+    web_url: str | None = None
 
 
 class Connections:
@@ -107,7 +112,7 @@ async def serve(
         async with bound(config) as endpoints:  # a taken port touches no run
             failed = await store.adopt_orphans()  # before the first connection can exist
             with published(config, endpoints) as (secrets, tokens):
-                daemon = build(config, store, secrets, methods)
+                daemon = build(config, store, secrets, web_sessions(endpoints), methods)
                 for row in failed:
                     daemon.runs.end_orphan(row)
                 try:
@@ -117,7 +122,7 @@ async def serve(
                         store,
                         endpoints,
                         stop_requested,
-                        partial(ready, config, Endpoint(endpoints.url, tokens)),
+                        partial(ready, config, Endpoint(endpoints.url, tokens, endpoints.web_url)),
                     )
                 finally:
                     ends = daemon.runs.end_all("shutdown")
@@ -154,12 +159,28 @@ async def live(
                 watchdog, environment.notify_socket, environment.watchdog_seconds, store.journal.ping
             )
             duties.start_soon(guarded, "watchdog", ping)
+        duties.start_soon(guarded, "postman", store.together.deliver)
         async with trio.open_nursery() as guests:
-            welcome = partial(
-                admit, daemon, config, LookupDesk(store.find, daemon.runs), connections, guests, duties
+            common = Common(
+                daemon,
+                config,
+                LookupDesk(store.find, daemon.runs),
+                Gate(daemon.host.approvals, config.approvals),
+                store.together,
+                spawn=guests.start_soon,
+                is_full=connections.is_full,
+                known=connections.known,
+                left=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
             )
-            async with trio.open_nursery() as listeners:  # dies first
+            welcome = partial(admit, common, connections)
+            async with trio.open_nursery() as listeners:  # dies first, and visits of the page with it
                 endpoints.listen(listeners, welcome)
+                if endpoints.page is not None:
+                    page = Page(
+                        server, endpoints.page.port, lambda stream, said: welcome(stream, False, said)
+                    )
+                    endpoints.page.listen(listeners, partial(page.welcome, listeners))
+                    LOG.info("the page is at %s; car-trio ui opens it", endpoints.page.url)
                 ready()
                 notify(environment.notify_socket, "READY=1")
                 await stop_requested()
@@ -175,28 +196,16 @@ async def live(
 
 
 def admit(
-    daemon: Daemon,
-    config: Config,
-    desk: LookupDesk,
+    common: Common,
     connections: Connections,
-    guests: trio.Nursery,
-    duties: trio.Nursery,
     stream: trio.abc.Stream,
     is_remote: bool,
+    upgrade: bytes | None = None,
 ) -> Connection:
-    """A new connection gets its own guarded task."""
-    connection = Connection(
-        daemon,
-        config,
-        desk,
-        stream,
-        is_remote=is_remote,
-        is_full=connections.is_full,
-        known=connections.known,
-        sweep=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
-    )
+    """A new connection gets its own guarded task. `upgrade` comes from the page's port, see `Connection`."""
+    connection = Connection(common, stream, is_remote=is_remote, upgrade=upgrade)
     connections.enter(connection)
-    guests.start_soon(host, connection, connections)
+    common.spawn(host, connection, connections)
     return connection
 
 
@@ -216,7 +225,11 @@ def schedule_sweep(daemon: Daemon, duties: trio.Nursery, grace: float, gone: Con
 
 
 def build(
-    config: Config, store: OpenStore, secrets: Secrets | None, methods: dict[str, Method] | None = None
+    config: Config,
+    store: OpenStore,
+    secrets: Secrets | None,
+    web: WebSessions,
+    methods: dict[str, Method] | None = None,
 ) -> Daemon:
     """The owners of state, wired to the journal and to each other. `methods` in the place of the usual table."""
     started = trio.current_time()
@@ -240,6 +253,7 @@ def build(
         runs=runs,
         store=store,
         secrets=secrets,
+        web=web,
         attachments=Attachments(),
         policies=PolicyFiles(config.home / "policies", lambda: trio.current_time() - started),
         permissions=Permissions(
@@ -259,6 +273,16 @@ def build(
         alarm=alarm,
         boot_id=str(uuid.uuid4()),
         counters=counters,
+    )
+
+
+def web_sessions(endpoints: Endpoints) -> WebSessions:
+    """Who may use the page; nobody, where it is not served."""
+    return WebSessions(
+        clock=trio.current_time,
+        mint=partial(token_urlsafe, TOKEN_BYTES),
+        url=endpoints.web_url,
+        why=endpoints.no_page,
     )
 
 
@@ -317,7 +341,7 @@ def published(
             "socket": None if endpoints.path is None else str(endpoints.path),
             "version": car_trio.__version__,
             "started_at": now(),
-        }
+        } | ({} if endpoints.web_url is None else {"web_url": endpoints.web_url})
         try:
             write_private(path, encode(said))
         except OSError as error:

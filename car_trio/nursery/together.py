@@ -1,12 +1,15 @@
-"""A stretch without a checkpoint in which many sockets are posted to, as when one flush settles many replies.
+"""Many posts, one sending: what is posted in a stretch without a checkpoint leaves at its end.
 
-At its end each of them sends what it got, once, without waking its writer: for a small reply a writer's turn costs more
-than the system call.
+A flush of the journal is such a stretch: it settles many replies, and each connection sends what it got once. Anything
+else that posts (a tool's call, an event to its watchers) has no end of its own: for those the postman, one task for all
+connections of a daemon, sends in the next turn of the loop what gathered in this one.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
+
+import trio
 
 
 class Sender(Protocol):
@@ -14,26 +17,36 @@ class Sender(Protocol):
 
 
 class Together:
-    """A stretch without a checkpoint; it is entered by one place at a time."""
+    """The senders of a daemon that have something. As a context manager it is a stretch, entered by one place at a
+    time."""
 
     def __init__(self) -> None:
-        self._senders: list[Sender] | None = None
+        self._here: list[Sender] | None = None
+        self._soon: list[Sender] = []
+        self._postman = trio.lowlevel.ParkingLot()
 
     def __enter__(self) -> None:
-        self._senders = []
+        self._here = []
 
     def __exit__(self, *_: object) -> None:
-        senders, self._senders = self._senders or [], None
+        senders, self._here = self._here or [], None
         for sender in senders:
             sender.send_now()
 
-    def takes(self, sender: Sender) -> bool:
-        """Whether such a stretch is under way; then the sender takes part."""
-        if self._senders is None:
-            return False
-        self._senders.append(sender)
-        return True
+    def add(self, sender: Sender) -> None:
+        """Something was posted: it leaves at the end of the stretch that is under way, or with the postman."""
+        if self._here is not None:
+            self._here.append(sender)
+            return
+        if not self._soon:
+            self._postman.unpark()
+        self._soon.append(sender)
 
-
-TOGETHER = Together()
-"""One per process, as there is one loop; it holds nothing outside its `with`."""
+    async def deliver(self) -> None:
+        """The postman. Raises nothing: `send_now` does not."""
+        while True:
+            while self._soon:
+                senders, self._soon = self._soon, []
+                for sender in senders:
+                    sender.send_now()
+            await self._postman.park()

@@ -42,11 +42,13 @@ def patient_digest_of(parameters: dict[str, Any]) -> str:
 
 
 class EventLog:
-    """The events of a connection. `write` hands lines to the journal, and says whether they are the last; `count` is
-    how many events there are."""
+    """The events of a connection. `write` hands the client's lines to the journal, and says whether they are the
+    last; `count` is how many events there are."""
+
+    __slots__ = ("_client_id", "_now", "_waiting", "_write", "count", "ticket")
 
     def __init__(
-        self, client_id: str, write: Callable[[bytes, bool], Ticket], now: Callable[[], str]
+        self, client_id: str, write: Callable[[str, bytes, bool], Ticket], now: Callable[[], str]
     ) -> None:
         self._client_id = client_id
         self._write = write
@@ -75,13 +77,13 @@ class EventLog:
         """Hands over what has gathered. `ticket` is then about the last of it."""
         if self._waiting:
             lines, self._waiting = b"\n".join(self._waiting), []
-            self.ticket = self._write(lines, False)
+            self.ticket = self._write(self._client_id, lines, False)
 
     def close(self) -> None:
         """The connection is over: nothing follows."""
         lines, self._waiting = b"\n".join(self._waiting), []
         if lines or self.ticket is not None:
-            self._write(lines, True)
+            self._write(self._client_id, lines, True)
 
 
 def _bounded(data: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from car_trio.state.session import Session
-from car_trio.wire.errors import Refusal, invalid_params
+from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import notification
 from car_trio.wire.host import HostEvent
 
@@ -25,14 +25,6 @@ KEPT_EVENTS = 500
 SHOWN_EVENTS = 100
 MAX_PAYLOAD_BYTES = 64 * 1024
 """Of an event's payload or message, and of what an agent says about itself."""
-
-
-def for_hosts(session: Session, method: str) -> None:
-    """Raises Refusal for a connection that speaks for an agent and is no host."""
-    if session.is_agent:
-        raise Refusal(
-            f"'{method}' is for hosts; this connection speaks for agent '{session.agent_id}': use one that is not bound"
-        )
 
 
 def bounded(where: str, raw: Raw | UnsetType, most: int = MAX_PAYLOAD_BYTES) -> Raw:
@@ -131,7 +123,7 @@ class Events:
         """The newest events, newest first. Raises Refusal (-32602) for a negative limit."""
         if limit is not None and limit < 0:
             raise invalid_params(f"host.events: limit is {limit}, expected 0 to {KEPT_EVENTS}")
-        wanted = SHOWN_EVENTS if limit is None else limit
+        wanted = SHOWN_EVENTS if limit is None else min(limit, KEPT_EVENTS)
         return [event.seen_by(session) for event in islice(reversed(self._kept), wanted)]
 
     def watch(self, session_id: str, watcher: Watcher) -> None:

@@ -38,7 +38,9 @@ from car_trio.wire.runs import (
 )
 
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-MAX_REMEMBERED = 4096
+MAX_REMEMBERED = 1024
+MAX_STARTED = 10_000
+"""How many runs a connection that speaks for no agent may read because it started them."""
 MAX_TOOL_NAMES = 256
 MAX_TOOL_NAME = 256
 """How many different tool names of a run the catalog keeps for searching, and how many characters of each."""
@@ -83,7 +85,7 @@ class RunRegistry:
         self._runs: dict[str, Run] = {}
         self._remembered: OrderedDict[str, Run | None] = OrderedDict()
         self._current: dict[str, Run] = {}
-        self._started: dict[str, set[str]] = {}
+        self._started: dict[str, dict[str, None]] = {}
 
     # What is known
 
@@ -197,13 +199,25 @@ class RunRegistry:
 
     def _take_from(self, run: Run) -> None:
         if run.session is not None:
-            self._started.get(run.session, set()).discard(run.ref.run_id)
+            self._started.get(run.session, {}).pop(run.ref.run_id, None)
             if self._current.get(run.session) is run:
                 del self._current[run.session]
 
     def _give(self, run: Run, session: Session) -> None:
         run.session = session.id
-        self._started.setdefault(session.id, set()).add(run.ref.run_id)
+        if session.agent_id == run.ref.agent_id:
+            return  # it may do all of it as the owner, and stays that: a binding never changes
+        started = self._started.setdefault(session.id, {})
+        started[run.ref.run_id] = None
+        if len(started) > MAX_STARTED:
+            self._forget_oldest(started)
+
+    def _forget_oldest(self, started: dict[str, None]) -> None:
+        """The first run that has ended; none that is open, because whoever began it has to end it."""
+        for run_id in started:
+            if (run := self._runs.get(run_id)) is None or not run.is_open:
+                del started[run_id]
+                return
 
     def _create(self, session: Session, ask: StartRun, ref: RunRef) -> Run:
         self._check_name(ref.agent_id)
@@ -218,8 +232,8 @@ class RunRegistry:
         )
         line = started_line(record)
         run.intent, run.outcome_description = record.intent, record.outcome_description
-        self._give(run, session)
         self._runs[ref.run_id] = run
+        self._give(run, session)
         self._remembered.pop(ref.run_id, None)
         self._current[session.id] = run
         self._put(run, [line], partial(self._started_durably, run), must=False, row=run.row())

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from car_trio.state.policies import PolicyBook
 from car_trio.state.tools import Offer, Results
 from car_trio.state.values import Values
+from car_trio.state.web_sessions import WebSessions
 from car_trio.wire.analysis import ReplanConfig, Tier
 from car_trio.wire.errors import (
     MISSING_CAPABILITY,
@@ -27,8 +30,9 @@ from car_trio.wire.session import PROTOCOL_VERSIONS, Authenticate, Authenticated
 MAX_AUTH_FAILURES = 10
 MAX_TOOLS = 1000
 MAX_TOOLS_BYTES = 16 * 1024 * 1024
-OPEN_TO_ALL = frozenset({"session.auth", "server.health"})
-"""What a connection may call before it has said who it is."""
+Who = Literal["anybody", "client", "person", "host"]
+"""Who may call a method: anybody, also before authentication; every authenticated client; one that speaks for no agent
+or has the host role; one with the host role."""
 
 
 class Fatal(Refusal):
@@ -77,10 +81,13 @@ class Attachments:
 @dataclass(slots=True, eq=False)
 class Session:
     """One connection's identity. `open_house`: authentication is off, so everybody is everything. `is_gone`: the client
-    has left, nothing may be given to it any more."""
+    has left, nothing may be given to it any more. `at_page`: it came in at the page's port; what it is there it is
+    until `valid_until`."""
 
     id: str
     open_house: bool = False
+    at_page: bool = False
+    valid_until: float = math.inf
     authenticated: bool = False
     host: bool = False
     agent_id: str | None = None
@@ -104,19 +111,26 @@ class Session:
         """Whether it speaks for an agent and has nobody's rights but that agent's."""
         return self.agent_id is not None and not self.host
 
-    def require(self, method: str) -> None:
-        """Raises Fatal (-32001) unless this connection may call `method` at all."""
-        if not self.authenticated and method not in OPEN_TO_ALL:
+    def require(self, method: str, who: Who) -> None:
+        """Raises Refusal unless this connection may call `method`; Fatal (-32001) before authentication."""
+        if not self.authenticated and who != "anybody":
             raise Fatal(
                 f"auth required: '{method}' was called before session.auth; send session.auth with the daemon's token "
                 "first (CAR_AUTH_TOKEN, or the auth-token file)",
                 NOT_AUTHENTICATED,
             )
-
-    def require_host(self, method: str) -> None:
-        """Raises Refusal unless this connection has the host role."""
-        if not self.host:
+        if who == "host" and not self.host:
             raise Refusal(f"'{method}' needs the host role; authenticate with session.auth {{host_token}}")
+        if who == "person" and self.is_agent:
+            raise Refusal(
+                f"'{method}' is for hosts; this connection speaks for agent '{self.agent_id}': "
+                "use one that is not bound"
+            )
+
+    def refuse_page(self, method: str) -> None:
+        """Raises Refusal when this connection has its role from the page: a page does not make pages."""
+        if self.at_page:
+            raise Refusal(f"'{method}' is not for the page; run car-trio ui")
 
     def check_room(self, offers: Iterable[Offer]) -> None:
         """Raises Refusal (-32602) when these tools, beside those that stay, would be too many or too large."""
@@ -138,15 +152,27 @@ class Session:
         return len(offered)
 
 
+class Proven(NamedTuple):
+    """What the secrets that were shown are worth; `key` is that of a new session of the page."""
+
+    is_host: bool
+    valid_until: float = math.inf
+    key: str | None = None
+
+
 def authenticate(
-    session: Session, ask: Authenticate, secrets: Secrets | None, attachments: Attachments
+    session: Session,
+    ask: Authenticate,
+    secrets: Secrets | None,
+    attachments: Attachments,
+    web: WebSessions,
 ) -> Authenticated:
-    """`session.auth` in its three forms. All or nothing: a refused binding grants no role either.
+    """`session.auth` in its forms. All or nothing: a refused binding grants no role either.
 
     `secrets` is `None` with authentication off. Raises Refusal, and Fatal at the tenth failure of a connection.
     """
     try:
-        _check_tokens(ask, secrets)
+        proven = _proven(session, ask, secrets, web)
         _bind(session, ask.agent_id, attachments)
     except Refusal as refusal:
         session.failures += 1
@@ -156,21 +182,47 @@ def authenticate(
             ) from None
         raise
     session.authenticated = True
-    session.host = session.host or ask.host_token is not None
+    session.host = session.host or proven.is_host
+    session.valid_until = proven.valid_until
     return Authenticated(
         True,
         auth_enabled=secrets is not None,
-        role="host" if ask.host_token is not None else None,
+        role="host" if proven.is_host else None,
         agent_id=ask.agent_id,
+        web_session=proven.key,
+        web_session_expires_in_secs=web.left(proven.valid_until),
     )
 
 
-def _check_tokens(ask: Authenticate, secrets: Secrets | None) -> None:
+def _proven(session: Session, ask: Authenticate, secrets: Secrets | None, web: WebSessions) -> Proven:
     if secrets is None:
-        return
-    if ask.token is None and ask.host_token is None:
+        return Proven(ask.host_token is not None)
+    if session.at_page:
+        return _proven_at_page(ask, web)
+    _check_tokens(ask, secrets)
+    return Proven(ask.host_token is not None)
+
+
+def _proven_at_page(ask: Authenticate, web: WebSessions) -> Proven:
+    """A page shows a code or its session. It never has a token, so that one that was stolen is of no use there."""
+    if ask.token is not None or ask.host_token is not None or ask.agent_id is not None:
+        raise Refusal(
+            "auth failed: the page's port takes no tokens and no agents; run car-trio ui to sign in"
+        )
+    if ask.web_code is not None and ask.web_session is None:
+        key, until = web.redeem(ask.web_code)
+        return Proven(True, until, key)
+    if ask.web_session is not None and ask.web_code is None:
+        return Proven(True, web.resume(ask.web_session))
+    raise invalid_params("session.auth requires { web_code } or { web_session } at the page's port")
+
+
+def _check_tokens(ask: Authenticate, secrets: Secrets) -> None:
+    if ask.token is None and ask.host_token is None and ask.web_code is None and ask.web_session is None:
         raise invalid_params("session.auth requires { token } or { host_token }")
-    if ask.token is not None and not secrets.is_token(ask.token):
+    # What belongs to the page is worth here what a wrong token is, and is told the same.
+    is_page = ask.web_code is not None or ask.web_session is not None
+    if is_page or (ask.token is not None and not secrets.is_token(ask.token)):
         raise Refusal("auth failed: token mismatch; read the auth-token file again, it is new at each start")
     if ask.host_token is not None and not secrets.is_host_token(ask.host_token):
         raise Refusal(

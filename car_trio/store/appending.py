@@ -7,7 +7,8 @@ The rules (protocol `runs.md` section 3), all here and nowhere else:
 - When it cannot be cut back, or when a sync failed, the descriptor is never used again. The kernel may have
   dropped the dirty pages and report success the next time, so what was not synced is written anew, to a
   continuation (`<name>~1.jsonl`), whose first line says how many bytes of the file before it count. Readers
-  cut there.
+  cut there. That line is synced, in every mode, before anything follows it: were it lost and the lines behind it not,
+  a reader would find them twice.
 - A file of which nothing counts is removed and made again instead: its own first line would not be certain
   either.
 
@@ -50,6 +51,8 @@ class AppendFile:
         self._good = 0
         self._synced = 0
         self._previous = 0
+        self._begun = 0
+        """Bytes of the first line that says where the file before ends."""
         self._located = False
         self._descriptor: int | None = None
         self._unsynced: list[bytes] = []
@@ -73,8 +76,8 @@ class AppendFile:
     def forgettable(self) -> bool:
         """Nothing is known here that the files do not say themselves."""
         given_up = self._located and self._descriptor is None
-        # How much of the file before counts is known only here until the first line of this one is written.
-        unmarked = self._segment > 0 and self._good == 0
+        # How much of the file before counts is known only here until the name of this one is synced.
+        unmarked = self._segment > 0 and self._good <= self._begun
         return not (self.dirty or self._again or given_up or unmarked)
 
     def append(self, payload: bytes) -> None:
@@ -83,13 +86,9 @@ class AppendFile:
         if not payload:
             return
         descriptor = self._ready()
-        lines = self._header() + payload if self._good == 0 else payload
-        try:
-            self._write(descriptor, lines)
-        except OSError:
-            self._cut_back(descriptor)
-            raise
-        self._good += len(lines)
+        if self._segment and not self._good:
+            self._begin(descriptor)
+        self._write(descriptor, payload)
         self.dirty = True
         self._again = b""
         if self._keep_unsynced:
@@ -132,11 +131,27 @@ class AppendFile:
             self._descriptor = None
         self._located = False
 
+    def _begin(self, descriptor: int) -> None:
+        """Write the first line of a continuation, durably but for its name."""
+        line = msgspec.json.encode(SegmentHeader(self._previous)) + b"\n"
+        self._write(descriptor, line)
+        try:
+            self._disk.sync(descriptor)
+        except OSError:
+            self.distrust()
+            raise
+        self._begun = self._synced = self._good
+
     def _write(self, descriptor: int, payload: bytes) -> None:
-        # A short write is finished first: only the next call tells why it was short.
-        written = self._disk.write(descriptor, payload)
-        while written < len(payload):
-            written += self._disk.write(descriptor, payload[written:])
+        try:
+            # A short write is finished first: only the next call tells why it was short.
+            written = self._disk.write(descriptor, payload)
+            while written < len(payload):
+                written += self._disk.write(descriptor, payload[written:])
+        except OSError:
+            self._cut_back(descriptor)
+            raise
+        self._good += len(payload)
 
     def _cut_back(self, descriptor: int) -> None:
         try:
@@ -159,12 +174,13 @@ class AppendFile:
 
     def _renew(self) -> int:
         """Make the file in which everything goes on after the current one was given up."""
-        if self._good:
-            self._previous, self._good, self._synced = self._good, 0, 0
+        if self._good > self._begun:
+            self._previous = self._good
             self._segment += 1
         else:
             with suppress(FileNotFoundError):
                 self._disk.unlink(self.path)
+        self._good = self._synced = self._begun = 0
         return self._create()
 
     def _create(self) -> int:
@@ -174,7 +190,7 @@ class AppendFile:
 
     def _locate(self) -> int:
         """Open the last file there is, or make the first."""
-        self._segment = self._good = self._synced = 0
+        self._segment = self._good = self._synced = self._begun = 0
         try:
             descriptor = self._disk.open_append(self.path)
         except FileNotFoundError:
@@ -216,6 +232,3 @@ class AppendFile:
 
     def _exists(self, segment: int) -> bool:
         return exists(self._disk, self._path_of(segment))
-
-    def _header(self) -> bytes:
-        return msgspec.json.encode(SegmentHeader(self._previous)) + b"\n" if self._segment else b""

@@ -22,6 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from car_trio.store.catalog import (
+    CACHE_KIB,
     COLUMNS,
     catalog_files,
     clean_stop,
@@ -172,6 +173,7 @@ class CatalogReader:
             connection = self._resting.get_nowait()
         except Empty:
             connection = sqlite3.connect(self._uri, uri=True, isolation_level=None, check_same_thread=False)
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         try:
             yield connection
         except BaseException:

@@ -195,6 +195,14 @@ class ApprovalLine(Struct, tag_field="record", tag="approval", kw_only=True):
     details_sha256: str
 
 
+class WebCode(Struct):
+    """What lets a browser in, once: `url` with `#code=` and the code behind it."""
+
+    code: str
+    url: str
+    expires_in_secs: int
+
+
 class HostIdentity(Struct, kw_only=True):
     """Which daemon this is; another `boot_id` tells a host to forget the old sequence numbers."""
 

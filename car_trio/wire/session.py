@@ -13,19 +13,27 @@ PROTOCOL_VERSIONS = (2, 3)
 
 
 class Authenticate(Struct, omit_defaults=True):
-    """`session.auth`: the daemon's token, or the host's; `agent_id` binds the connection to an agent."""
+    """`session.auth`: the daemon's token, or the host's; `agent_id` binds the connection to an agent.
+
+    On the page's port, and only there, it is a `web_code`, once, or the `web_session` that one gave."""
 
     token: str | None = None
     host_token: str | None = None
     agent_id: str | None = None
     memory_namespace: str | None = None
+    web_code: str | None = None
+    web_session: str | None = None
 
 
 class Authenticated(Struct, omit_defaults=True):
+    """`web_session` comes with a code alone; how long it lasts, with each use of it."""
+
     ok: Literal[True]
     auth_enabled: bool
     role: Literal["host"] | None = None
     agent_id: str | None = None
+    web_session: str | None = None
+    web_session_expires_in_secs: int | None = None
 
 
 class Handshake(Struct, omit_defaults=True):
@@ -48,6 +56,8 @@ class Shaken(Struct):
 
 
 class Health(Struct):
+    """The counts are for the host role alone: anybody may ask how the daemon is, not how busy it is."""
+
     ok: bool
     version: str
     protocol_versions: tuple[int, ...]
@@ -55,6 +65,8 @@ class Health(Struct):
     auth_enabled: bool
     store: Literal["ok", "degraded"]
     durability: str
+    connections: int | UnsetType = UNSET
+    open_runs: int | UnsetType = UNSET
 
 
 class InitSession(Struct, omit_defaults=True):

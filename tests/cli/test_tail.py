@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -131,10 +133,20 @@ def test_an_agents_runs_are_told_apart_and_others_are_left_out(
     monkeypatch.setattr(tail.time, "sleep", Script().pause)
     monkeypatch.setattr(follow_files, "__kwdefaults__", {"pause": Script().pause})
     ran = shell("runs", "tail", "--agent", "agent")
-    assert ran.code == 0
+    assert (ran.code, ran.err) == (0, "")
     assert ran.out.splitlines()[0] == "run-a    begins, of agent"
     assert "echo" in ran.out
     assert "run-b" not in ran.out
+
+
+def test_an_agent_that_has_no_run_is_named_with_the_nearest_and_waited_for(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(home, A, [started(A)])
+    monkeypatch.setattr(follow_files, "__kwdefaults__", {"pause": Script().pause})
+    ran = shell("runs", "tail", "--agent", "agnet")
+    assert (ran.code, ran.out) == (0, "")
+    assert "the nearest is 'agent'; waiting for its first run" in ran.err
 
 
 def test_a_run_that_is_removed_meanwhile_is_over(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,3 +160,50 @@ def test_a_run_that_is_removed_meanwhile_is_over(home: Path, capsys: pytest.Capt
 @pytest.mark.parametrize("words", [[], ["run-a", "--all"], ["--agent", "a", "--all"]])
 def test_what_to_follow_is_said_once(shell: Shell, words: list[str]) -> None:
     assert shell("runs", "tail", *words).code == 2
+
+
+def test_a_directory_that_has_not_changed_is_not_listed_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(home, A, [started(A)])
+    write(home, B, [started(B)])
+    for directory in (path.parent, path.parent.parent / "other"):
+        os.utime(directory, ns=(1, 1))
+    chosen = Chosen(Files(str(home)), None)
+    looked: list[str] = []
+    survey = tail.survey_agent
+
+    def counted(disk: Any, layout: Any, agent_id: str) -> Any:
+        looked.append(agent_id)
+        return survey(disk, layout, agent_id)
+
+    monkeypatch.setattr(tail, "survey_agent", counted)
+    assert set(chosen.new()) == {A, B}
+    assert chosen.new() == []
+    assert sorted(looked) == ["agent", "other"]
+    later = RunRef("agent", "later")
+    write(home, later, [started(later)])
+    assert chosen.new() == [later]
+    assert looked[2:] == ["agent"]
+
+
+def test_a_directory_that_has_changed_just_now_is_listed_again_for_its_clock_may_be_coarse(
+    home: Path,
+) -> None:
+    path = write(home, A, [started(A)])
+    chosen = Chosen(Files(str(home)), "agent")
+    assert chosen.new() == [A]
+    before = path.parent.stat()
+    later = RunRef("agent", "later")
+    write(home, later, [started(later)])
+    os.utime(path.parent, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert chosen.new() == [later]
+
+
+def test_an_agent_without_a_directory_has_no_runs_yet(home: Path) -> None:
+    chosen = Chosen(Files(str(home)), "agent")
+    assert chosen.new() == []
+    write(home, A, [started(A)])
+    assert chosen.new() == [A]
+    assert chosen.fresh(A) == []
+    assert chosen.fresh(B) == []

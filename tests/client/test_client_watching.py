@@ -539,19 +539,19 @@ def event(cursor: int) -> TraceEvent:
 
 def test_what_was_taken_from_a_feed_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "MAX_BYTES", 20)
-    waiting = feed.Feed("r")
+    waiting = feed.Feed[TraceEvent](feed.Topic("runs.trace.event", "r"))
     for cursor in range(1, 6):
-        assert waiting.offer(event(cursor))
-        assert waiting.offer(event(cursor))
+        assert waiting.offer(event(cursor), 10)
+        assert waiting.offer(event(cursor), 10)
         assert (waiting.take(), waiting.take(), waiting.take()) == (event(cursor), event(cursor), None)
     assert not waiting.behind
 
 
 def test_a_feed_that_turned_an_event_away_takes_none_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "MAX_EVENTS", 1)
-    waiting = feed.Feed("r")
-    assert waiting.offer(event(1))
-    assert not waiting.offer(event(2))
+    waiting = feed.Feed[TraceEvent](feed.Topic("runs.trace.event", "r"))
+    assert waiting.offer(event(1), 10)
+    assert not waiting.offer(event(2), 10)
     assert waiting.take() == event(1)
-    assert not waiting.offer(event(3))
+    assert not waiting.offer(event(3), 10)
     assert waiting.take() is None

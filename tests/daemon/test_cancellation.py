@@ -47,7 +47,7 @@ async def play(house, cutter: Cutter, steps: int, way_out: str) -> bool:
     run_id = (await peer.call("runs.start", {"intent": "x"}))["run_id"]
     connection = house.connection_of(agent)
     cutter.cut = {
-        "the connection is cancelled": connection._scope.cancel,
+        "the connection is cancelled": connection._requests.cancel,
         "the peer stalls": lambda: connection._cut("a test"),
         "the daemon stops the connection": lambda: connection.stop(trio.current_time()),
     }[way_out]

@@ -10,7 +10,9 @@ import trio
 import car_trio
 from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
+from car_trio.nursery.connection import Connection
 from car_trio.nursery.dispatch import Dispatcher
+from car_trio.nursery.duties import BEAT_SECONDS
 from car_trio.wire.session import NoParams
 from tests.peer import HOST_TOKEN, TOKEN, Refused, open_house
 
@@ -80,7 +82,7 @@ async def test_a_wrong_shape_names_the_field_and_what_was_expected(
     tmp_path, autojump_clock, method, params, said
 ):
     async with open_house(tmp_path) as house:
-        peer = await house.peer()
+        peer = await house.peer(host=True)
         with pytest.raises(Refused, match=said) as caught:
             await peer.call(method, params)
         assert caught.value.code == -32602
@@ -215,6 +217,17 @@ async def test_before_authentication_health_answers_and_anything_else_closes(tmp
             await stranger.call("runs.start", {"intent": "x"})
         assert caught.value.code == -32001
         assert await stranger.closed() == 1008
+
+
+async def test_how_busy_the_daemon_is_is_told_to_hosts_and_to_nobody_else(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        agent, host, stranger = await house.peer("ada"), await house.peer(host=True), await house.stranger()
+        await stranger.open()
+        await agent.call("runs.start", {"intent": "x"})
+        health = await host.call("server.health")
+        assert (health["connections"], health["open_runs"]) == (3, 1)
+        for other in (agent, stranger, await house.peer()):
+            assert not {"connections", "open_runs"} & set(await other.call("server.health"))
 
 
 async def test_a_wrong_token_leaves_the_connection_open_for_another_try_and_ten_close_it(
@@ -486,3 +499,41 @@ async def test_a_request_held_behind_a_large_one_binds_nobody_after_the_client_i
         assert house.daemon.attachments.session_of("writer") is None
         again = await house.peer("writer")
         assert len((await again.call("runs.list", {"agent_id": "writer"}))["runs"]) == 1
+
+
+async def test_an_error_in_a_writer_ends_its_connection_and_nothing_else(
+    tmp_path, autojump_clock, monkeypatch
+):
+    async with open_house(tmp_path) as house:
+        victim, other = await house.peer("alice"), await house.peer()
+        broken = house.connection_of("alice")._out
+
+        async def fail():
+            raise ZeroDivisionError("a defect")
+
+        monkeypatch.setattr(broken, "_send_all", fail)
+        await victim.request("state.keys")
+        assert await victim.closed() == 1006
+        assert await other.call("state.keys") == []
+        assert house.daemon.counters["connections_failed"] == 1
+
+
+async def test_the_heartbeat_visits_only_who_waits_for_something_or_is_far(
+    tmp_path, autojump_clock, monkeypatch
+):
+    visited = []
+    beat = Connection.beat
+    monkeypatch.setattr(
+        Connection, "beat", lambda connection, now: (visited.append(connection), beat(connection, now))
+    )
+    async with open_house(tmp_path) as house:
+        await house.peer()
+        busy, far = await house.peer("alice"), await house.stranger(remote=True)
+        await far.open()
+        await far.call("session.auth", {"token": TOKEN})
+        await busy.call("tools.register", [{"name": "t"}])
+        await busy.request(
+            "proposal.submit", {"proposal": {"actions": [{"id": "a", "type": "tool_call", "tool": "t"}]}}
+        )
+        await trio.sleep(BEAT_SECONDS + 1)
+        assert set(visited) == {house.connection_of("alice"), house.connections[2]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import trio
@@ -348,9 +349,10 @@ async def test_a_disconnect_walks_its_list_in_order(tmp_path, autojump_clock, mo
             ("approvals dropped", daemon.host.approvals, "leave"),
             ("trace subscriptions dropped", connection._peer, "unsubscribe_all"),
             ("nothing is current", daemon.runs, "leave"),
-            ("sweep scheduled", connection, "_sweep"),
         ):
             monkeypatch.setattr(owner, method, noted(name, getattr(owner, method)))
+        common = connection._common
+        connection._common = replace(common, left=noted("sweep scheduled", common.left))
         await peer.drop()
         await trio.sleep(1)
     assert steps == [

@@ -14,7 +14,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
+from car_trio.nursery import outbound
+from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
+from car_trio.nursery.together import Together
 
 LIMIT = 300_000
 REQUEST = (
@@ -26,10 +29,15 @@ REQUEST = (
 class Wire:
     """A socket of the daemon and the bare other end of its stream."""
 
-    def __init__(self, ours: trio.abc.Stream, theirs: trio.abc.Stream) -> None:
+    def __init__(self, ours: trio.abc.Stream, theirs: trio.abc.Stream, nursery: trio.Nursery) -> None:
         self.theirs = theirs
         self.cuts: list[str] = []
-        self.socket = Socket(ours, max_message_bytes=LIMIT, stall_seconds=30, cut=self.cuts.append)
+        together = Together()
+        nursery.start_soon(together.deliver)
+        self.out = Outbound(
+            ours, stall_seconds=30, together=together, cut=self.cuts.append, spawn=nursery.start_soon
+        )
+        self.socket = Socket(ours, self.out, max_message_bytes=LIMIT)
 
     async def shake_hands(self, request: bytes = REQUEST) -> None:
         await self.theirs.send_all(request)
@@ -58,9 +66,7 @@ async def memory_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
 async def wire(pair: Callable[..., object] = real_pair) -> AsyncGenerator[Wire]:
     ours, theirs = await pair()  # type: ignore[misc]
     async with trio.open_nursery() as nursery:
-        connected = Wire(ours, theirs)
-        nursery.start_soon(connected.socket.write)
-        yield connected
+        yield Wire(ours, theirs, nursery)
         nursery.cancel_scope.cancel()
     await trio.aclose_forcefully(ours)
     await trio.aclose_forcefully(theirs)
@@ -196,7 +202,7 @@ async def test_what_the_kernel_does_not_take_at_once_follows_whole_and_in_order(
                 connected.socket.receive
             )  # the reader's turn ends: one attempt, then the writer's
             await wait_all_tasks_blocked()
-            assert not connected.socket.is_drained
+            assert not connected.out.is_drained
             for payload in payloads[4:]:
                 connected.socket.post(payload)
             said = bytearray()
@@ -206,7 +212,7 @@ async def test_what_the_kernel_does_not_take_at_once_follows_whole_and_in_order(
             nursery.cancel_scope.cancel()
         at = said.index(b"\r\n\r\n") + 4
         assert said[at:] == b"".join(b"\x81\x7f" + len(each).to_bytes(8, "big") + each for each in payloads)
-        assert connected.socket.is_drained
+        assert connected.out.is_drained
 
 
 async def test_a_peer_that_takes_nothing_is_cut_and_frees_what_waited(
@@ -220,10 +226,10 @@ async def test_a_peer_that_takes_nothing_is_cut_and_frees_what_waited(
         await trio.sleep(2)
         assert connected.cuts == ["the peer accepted nothing for 30 s"]
         assert not connected.socket.is_open
-        assert connected.socket.is_drained
+        assert connected.out.is_drained
 
 
-async def test_a_reply_leaves_with_the_readers_turn_and_a_later_post_with_the_writer() -> None:
+async def test_a_reply_leaves_with_the_readers_turn_and_a_later_post_with_the_next_turn_of_the_loop() -> None:
     async with wire() as connected:
         await connected.shake_hands()
         await connected.theirs.send_all(frame(b"ask"))
@@ -239,6 +245,30 @@ async def test_a_reply_leaves_with_the_readers_turn_and_a_later_post_with_the_wr
         assert said.endswith(b"\x81\x06answer\x81\x05event")
 
 
+async def test_many_waiting_messages_are_made_bytes_of_their_own_in_small_parts_and_arrive_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = b"e" * 6_000
+    offered: list[int] = []
+    write = os.write
+
+    def noted(descriptor: int, payload: bytes) -> int:
+        offered.append(len(payload))
+        return write(descriptor, payload)
+
+    async with wire() as connected:
+        await connected.shake_hands()
+        monkeypatch.setattr(outbound.os, "write", noted)
+        for _ in range(100):
+            connected.socket.post(shared)
+        said = bytearray()
+        with trio.fail_after(5):
+            while said.count(b"e") < 600_000:
+                said += await connected.theirs.receive_some()  # type: ignore[attr-defined]
+    assert said.endswith(b"\x81\x7e" + (6_000).to_bytes(2, "big") + shared)
+    assert max(offered) <= outbound.SEND_BYTES
+
+
 async def test_a_peer_that_is_gone_ends_reader_and_writer_without_an_error() -> None:
     async with wire() as connected:
         await connected.shake_hands()
@@ -248,7 +278,7 @@ async def test_a_peer_that_is_gone_ends_reader_and_writer_without_an_error() -> 
         connected.socket.post(b"answer")
         assert await connected.socket.receive() is None
         connected.socket.post(b"nobody hears this")
-        assert connected.socket.is_drained
+        assert connected.out.is_drained
         assert not connected.socket.is_open
 
 

@@ -155,10 +155,10 @@ async def test_a_torn_tail_stays_told_after_it_was_moved_aside(tmp_path, autojum
 async def test_large_replies_are_built_one_after_the_other_and_all_arrive(
     tmp_path, autojump_clock, monkeypatch
 ):
-    from car_trio.nursery import socket
+    from car_trio.nursery import outbound
 
-    monkeypatch.setattr(socket, "HARD_LIMIT", 3_000_000)
-    monkeypatch.setattr(socket, "SOFT_LIMIT", 1_000)
+    monkeypatch.setattr(outbound, "HARD_LIMIT", 3_000_000)
+    monkeypatch.setattr(outbound, "SOFT_LIMIT", 1_000)
     async with open_house(tmp_path) as house:
         agent = await house.peer("alice", lockstep=True)
         run_id = await a_run(agent)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from car_trio.methods import traces
-from car_trio.nursery import socket, subscriptions
+from car_trio.nursery import outbound, subscriptions
 from tests.peer import House, Peer, Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -81,7 +81,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr(subscriptions, "PAGE_BYTES", 300)
     monkeypatch.setattr(traces, "PAGE_BYTES", 300)
     monkeypatch.setattr(traces, "MAX_SNAPSHOT_BYTES", 400)
-    monkeypatch.setattr(socket, "SOFT_LIMIT", 900)
+    monkeypatch.setattr(outbound, "SOFT_LIMIT", 900)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,14 @@ def ran(home: Path, *words: str, stdin: str = "") -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-class Tail:
-    """`runs tail --json` in a process of its own; what it printed goes to a file."""
+class Following:
+    """A command that follows, in a process of its own; what it printed goes to a file."""
 
     def __init__(self, home: Path, output: Path, *words: str) -> None:
         self.output = output
         with output.open("wb") as file:
             self.process = subprocess.Popen(
-                command("runs", "tail", *words, "--json", "--home", str(home)),
+                command(*words, "--json", "--home", str(home)),
                 stdout=file,
                 stderr=subprocess.PIPE,
                 env=clean_environment({}),
@@ -55,6 +55,9 @@ class Tail:
             for line in self.output.read_text().splitlines(keepends=True)
             if line.endswith("\n")
         ]
+
+    def ids(self) -> list[str]:
+        return [each["id"] for each in self.shown()]
 
     def prompts(self) -> list[str]:
         return [each["record"]["prompt"] for each in self.shown() if each["record"]["record"] == "turn"]
@@ -75,11 +78,11 @@ class Tail:
 
 
 @pytest.fixture
-def follow(daemon: DaemonProcess, tmp_path: Path) -> Iterator[Callable[..., Tail]]:
-    tails: list[Tail] = []
+def follow(daemon: DaemonProcess, tmp_path: Path) -> Iterator[Callable[..., Following]]:
+    tails: list[Following] = []
 
-    def begin(*words: str) -> Tail:
-        tails.append(Tail(daemon.home, tmp_path / f"tail-{len(tails)}", *words))
+    def begin(*words: str, command: Sequence[str] = ("runs", "tail")) -> Following:
+        tails.append(Following(daemon.home, tmp_path / f"tail-{len(tails)}", *command, *words))
         return tails[-1]
 
     yield begin
@@ -92,7 +95,7 @@ def follow(daemon: DaemonProcess, tmp_path: Path) -> Iterator[Callable[..., Tail
 
 
 def test_tail_misses_and_repeats_no_turn_when_the_daemon_is_killed_and_starts_again(
-    daemon: DaemonProcess, follow: Callable[..., Tail]
+    daemon: DaemonProcess, follow: Callable[..., Following]
 ) -> None:
     with daemon.client("agent") as client:
         run_id = start_run(client)
@@ -110,7 +113,7 @@ def test_tail_misses_and_repeats_no_turn_when_the_daemon_is_killed_and_starts_ag
 
 
 def test_tail_of_an_agent_goes_on_with_its_runs_in_the_daemons_next_life(
-    daemon: DaemonProcess, follow: Callable[..., Tail]
+    daemon: DaemonProcess, follow: Callable[..., Following]
 ) -> None:
     tail = follow("--agent", "agent")
     with daemon.client("agent") as client:
@@ -128,7 +131,7 @@ def test_tail_of_an_agent_goes_on_with_its_runs_in_the_daemons_next_life(
 
 
 def test_tail_from_a_turn_on_leaves_out_the_turns_before_it(
-    daemon: DaemonProcess, follow: Callable[..., Tail]
+    daemon: DaemonProcess, follow: Callable[..., Following]
 ) -> None:
     with daemon.client("agent") as client:
         run_id = start_run(client)
@@ -142,7 +145,7 @@ def test_tail_from_a_turn_on_leaves_out_the_turns_before_it(
 
 
 def test_tail_begun_without_a_daemon_follows_into_its_next_life(
-    daemon: DaemonProcess, follow: Callable[..., Tail]
+    daemon: DaemonProcess, follow: Callable[..., Following]
 ) -> None:
     with daemon.client("agent") as client:
         run_id = start_run(client)
@@ -166,6 +169,14 @@ def test_status_says_how_the_daemon_is_and_3_when_it_is_down(daemon: DaemonProce
     code, out, _ = ran(daemon.home, "status", "--json")
     assert (code, json.loads(out)["health"]) == (3, None)
     assert ran(daemon.home, "call", "server.health")[0] == 3
+
+
+def test_status_counts_who_is_there_and_what_is_open(daemon: DaemonProcess) -> None:
+    with daemon.client("agent") as client:
+        start_run(client)
+        health = json.loads(ran(daemon.home, "status", "--json")[1])["health"]
+        assert (health["connections"], health["open_runs"]) == (2, 1), "this command is there too"
+        assert "1 connections, 1 open runs" in ran(daemon.home, "status")[1]
 
 
 def test_any_method_can_be_called_and_a_refusal_is_a_no(daemon: DaemonProcess) -> None:
@@ -263,3 +274,46 @@ def test_agents_and_approvals_are_seen_and_decided_from_a_terminal(daemon: Daemo
         code, _, err = ran(daemon.home, "approvals", "approve", rows[0][:-1])
         assert code == 1
         assert f"the nearest is '{rows[0]}'" in err or "the nearest is" in err
+
+
+def test_approvals_are_shown_once_as_they_are_requested_in_every_life_of_the_daemon(
+    daemon: DaemonProcess, follow: Callable[..., Following]
+) -> None:
+    def request(number: int) -> str:
+        with daemon.client() as client:
+            ask = {"action": f"act {number}", "details": {"n": number}, "system_level": True}
+            approval_id: str = client.call("host.request_approval", ask)["id"]
+            return approval_id
+
+    first = request(1)
+    watch = follow(command=("approvals", "watch"))
+    until(lambda: watch.ids() == [first])
+    second = request(2)
+    until(lambda: watch.ids() == [first, second])
+    assert watch.shown()[1]["details"] == {"n": 2}
+    daemon.restart()
+    third = request(3)
+    until(lambda: watch.ids() == [first, second, third])
+    assert ran(daemon.home, "approvals", "approve", third)[0] == 0
+    fourth = request(4)
+    until(lambda: watch.ids()[3:] == [fourth])
+    assert watch.stop() == 0
+
+
+def test_every_run_that_begins_is_followed_though_the_files_are_looked_at_once(
+    daemon: DaemonProcess, follow: Callable[..., Following]
+) -> None:
+    with daemon.client("agent") as client, daemon.client("other") as other:
+        before = start_run(client)
+        record(client, before, 0)
+        tail = follow("--all")
+        until(lambda: tail.prompts() == ["turn 0"])
+        begun = []
+        for number in range(1, 6):
+            begun.append(start_run(other))
+            record(other, begun[-1], number)
+            complete(other, begun[-1])
+        complete(client, before)
+        until(lambda: sorted(tail.ends()) == sorted([before, *begun]), "all of them end")
+    assert sorted(tail.prompts()) == [f"turn {number}" for number in range(6)]
+    assert tail.stop() == 0

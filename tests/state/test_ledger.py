@@ -57,7 +57,7 @@ def test_the_ledger_is_bounded(monkeypatch):
 def test_events_are_handed_over_in_bunches_and_long_texts_cut():
     written, ends = [], []
 
-    def write(lines, last):
+    def write(client_id, lines, last):
         written.append(lines)
         ends.append(last)
         return Told()

@@ -442,6 +442,36 @@ def test_what_the_catalog_said_is_remembered_up_to_a_bound(registry, monkeypatch
         registry.find("r1")
 
 
+def test_of_very_many_runs_the_starter_may_read_the_newest_and_all_that_are_open(
+    registry, journal, monkeypatch
+):
+    monkeypatch.setattr(runs_module, "MAX_STARTED", 3)
+    starter = unbound()
+    for _ in range(5):
+        registry.start(starter, StartRun("i", agent_id="a"))
+    assert all(registry.readable(starter, f"run-{n}") for n in range(1, 6))
+    for n in (2, 3):
+        registry.complete(starter, f"run-{n}", done())
+    registry.start(starter, StartRun("i", agent_id="a"))
+    assert registry.readable(starter, "run-2") is None
+    assert registry.readable(starter, "run-3") is not None
+    journal.flush()
+    registry.start(starter, StartRun("i", agent_id="a"))
+    assert registry.readable(starter, "run-3") is None
+    assert registry.readable(bound("a"), "run-3") is not None
+    assert all(registry.readable(starter, f"run-{n}") for n in (1, 4, 5, 6, 7))
+
+
+def test_a_bound_connection_costs_nothing_for_each_run_that_it_has_ended(registry, journal):
+    owner = bound("a")
+    for n in range(1, 50):
+        registry.start(owner, StartRun("i"))
+        registry.complete(owner, f"run-{n}", done())
+        journal.flush()
+    assert not registry._started
+    assert registry.readable(owner, "run-1") is not None
+
+
 def test_a_removed_run_does_not_exist_any_more(registry):
     registry.forget(
         CatalogRow(run_id="r1", agent_id="a", intent="i", started_at="t", status="completed", turn_count=3)

@@ -14,11 +14,13 @@ from car_trio.state.session import (
     shake,
 )
 from car_trio.state.tools import Offer
+from car_trio.state.web_sessions import WebSessions
 from car_trio.wire.errors import Refusal
 from car_trio.wire.session import Authenticate, Handshake
 from car_trio.wire.tools import Tool
 
 SECRETS = Secrets("the-token", "the-host-token")
+NO_PAGE = WebSessions(clock=lambda: 0.0, mint=lambda: "never", url=None)
 
 
 def session(name: str = "s1", **changes) -> Session:
@@ -27,20 +29,23 @@ def session(name: str = "s1", **changes) -> Session:
 
 def refusal(of: Session, ask: Authenticate, attachments: Attachments | None = None) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        authenticate(of, ask, SECRETS, attachments or Attachments())
+        authenticate(of, ask, SECRETS, attachments or Attachments(), NO_PAGE)
     return caught.value
 
 
 def test_the_daemons_token_authenticates_and_grants_no_role():
     it = session()
-    answer = authenticate(it, Authenticate(token="the-token"), SECRETS, Attachments())
+    answer = authenticate(it, Authenticate(token="the-token"), SECRETS, Attachments(), NO_PAGE)
     assert (answer.ok, answer.auth_enabled, answer.role, answer.agent_id) == (True, True, None, None)
     assert (it.authenticated, it.host) == (True, False)
 
 
 def test_the_hosts_token_grants_the_host_role():
     it = session()
-    assert authenticate(it, Authenticate(host_token="the-host-token"), SECRETS, Attachments()).role == "host"
+    assert (
+        authenticate(it, Authenticate(host_token="the-host-token"), SECRETS, Attachments(), NO_PAGE).role
+        == "host"
+    )
     assert (it.authenticated, it.host) == (True, True)
 
 
@@ -84,28 +89,28 @@ def test_an_agent_is_bound_to_one_connection_until_that_is_gone():
     attachments = Attachments()
     first, second = session("s1"), session("s2")
     ask = Authenticate(token="the-token", agent_id="a")
-    assert authenticate(first, ask, SECRETS, attachments).agent_id == "a"
+    assert authenticate(first, ask, SECRETS, attachments, NO_PAGE).agent_id == "a"
     assert "already attached on another connection" in refusal(second, ask, attachments).message
     assert second.authenticated is False
     assert attachments.session_of("a") == "s1"
     attachments.release("s1")
     assert attachments.session_of("a") is None
-    authenticate(second, ask, SECRETS, attachments)
+    authenticate(second, ask, SECRETS, attachments, NO_PAGE)
     assert attachments.session_of("a") == "s2"
 
 
 def test_a_connection_may_gain_a_binding_and_the_host_role_later():
     it, attachments = session(), Attachments()
-    authenticate(it, Authenticate(token="the-token"), SECRETS, attachments)
-    authenticate(it, Authenticate(token="the-token", agent_id="a"), SECRETS, attachments)
-    authenticate(it, Authenticate(host_token="the-host-token"), SECRETS, attachments)
-    authenticate(it, Authenticate(token="the-token", agent_id="a"), SECRETS, attachments)
+    authenticate(it, Authenticate(token="the-token"), SECRETS, attachments, NO_PAGE)
+    authenticate(it, Authenticate(token="the-token", agent_id="a"), SECRETS, attachments, NO_PAGE)
+    authenticate(it, Authenticate(host_token="the-host-token"), SECRETS, attachments, NO_PAGE)
+    authenticate(it, Authenticate(token="the-token", agent_id="a"), SECRETS, attachments, NO_PAGE)
     assert (it.agent_id, it.host) == ("a", True)
 
 
 def test_a_connection_cannot_change_its_agent():
     it, attachments = session(), Attachments()
-    authenticate(it, Authenticate(token="the-token", agent_id="a"), SECRETS, attachments)
+    authenticate(it, Authenticate(token="the-token", agent_id="a"), SECRETS, attachments, NO_PAGE)
     no = refusal(it, Authenticate(token="the-token", agent_id="b"), attachments)
     assert no.message.startswith("already bound to agent 'a'")
     assert attachments.session_of("b") is None
@@ -114,24 +119,31 @@ def test_a_connection_cannot_change_its_agent():
 def test_with_authentication_off_any_token_is_fine_and_everybody_is_host():
     it = session(open_house=True)
     assert (it.authenticated, it.host) == (True, True)
-    answer = authenticate(it, Authenticate(token="anything", agent_id="a"), None, Attachments())
+    answer = authenticate(it, Authenticate(token="anything", agent_id="a"), None, Attachments(), NO_PAGE)
     assert (answer.auth_enabled, answer.agent_id) == (False, "a")
 
 
-@pytest.mark.parametrize("method", ["runs.start", "rpc.discover", "no.such.method"])
-def test_before_authentication_only_two_methods_may_be_called(method):
-    with pytest.raises(Fatal, match="^auth required") as caught:
-        session().require(method)
+@pytest.mark.parametrize("who", ["client", "person", "host"])
+def test_before_authentication_only_what_is_for_anybody_may_be_called(who):
+    with pytest.raises(Fatal, match="^auth required: 'm'") as caught:
+        session().require("m", who)
     assert caught.value.code == -32001
-    session().require("session.auth")
-    session().require("server.health")
-    session(authenticated=True).require(method)
+    session().require("m", "anybody")
+    session(authenticated=True).require("m", "client")
 
 
 def test_a_host_method_names_the_role_it_needs():
     with pytest.raises(Refusal, match="'runs.search' needs the host role"):
-        session(authenticated=True).require_host("runs.search")
-    session(host=True).require_host("runs.search")
+        session(authenticated=True).require("runs.search", "host")
+    session(authenticated=True, host=True).require("runs.search", "host")
+
+
+def test_what_is_for_persons_is_not_for_an_agent_that_has_not_the_host_role():
+    for person in (session(authenticated=True), session(authenticated=True, host=True)):
+        person.require("host.events", "person")
+    with pytest.raises(Refusal, match="^'host.events' is for hosts; this connection speaks for agent 'a'"):
+        session(authenticated=True, agent_id="a").require("host.events", "person")
+    session(authenticated=True, agent_id="a", host=True).require("host.events", "person")
 
 
 @pytest.mark.parametrize("version", [2, 3])

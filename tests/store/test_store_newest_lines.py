@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from car_trio.store import lines as lines_module
+from car_trio.store import log_files
 from car_trio.store.disk import Disk
 from car_trio.store.layout import Layout
-from car_trio.store.lines import read_newest
+from car_trio.store.log_files import newest
 
 
 class Line(msgspec.Struct, tag_field="record", tag="line"):
@@ -20,7 +20,7 @@ def line(n: int) -> bytes:
 
 
 def read(root, most: int = 10) -> list[int]:
-    return [each.n for each in read_newest(Disk(), Layout(root), "log.jsonl", Line, most)]
+    return [each.n for each in newest(Disk(), Layout(root), "log.jsonl", Line, most)]
 
 
 def test_a_file_that_is_not_there_has_no_lines(tmp_path):
@@ -28,8 +28,10 @@ def test_a_file_that_is_not_there_has_no_lines(tmp_path):
 
 
 def test_the_newest_lines_come_oldest_first_through_all_continuations(tmp_path):
-    (tmp_path / "log.jsonl").write_bytes(line(1) + line(2))
-    (tmp_path / "log~1.jsonl").write_bytes(b'{"record":"segment","previous_bytes":4}\n' + line(3))
+    counted = line(1) + line(2)
+    (tmp_path / "log.jsonl").write_bytes(counted + line(9))
+    header = b'{"record":"segment","previous_bytes":%d}\n' % len(counted)
+    (tmp_path / "log~1.jsonl").write_bytes(header + line(3))
     assert read(tmp_path) == [1, 2, 3]
     assert read(tmp_path, 2) == [2, 3]
 
@@ -48,7 +50,7 @@ def test_what_is_damaged_torn_or_something_else_is_passed_over(tmp_path):
 
 
 def test_only_the_end_of_a_large_file_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines_module, "READ_BYTES", 2 * len(line(1)) + 3)
+    monkeypatch.setattr(log_files, "NEWEST_BYTES", 2 * len(line(1)) + 3)
     (tmp_path / "log.jsonl").write_bytes(b"".join(line(n) for n in range(1, 10)))
     assert read(tmp_path) == [8, 9]
 

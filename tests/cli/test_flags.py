@@ -1,0 +1,155 @@
+"""Words become arguments in two ways, and both find the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from typing import Annotated, Any, Literal
+
+import pytest
+from cyclopts import App
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from car_trio.cli.app import COMMANDS
+from car_trio.cli.flags import Flag, Home, Json, bound, for_cyclopts
+
+PLAIN = st.sampled_from(["a", "7", "007", "1_000", "0x10", "1e3", "true", "none", "b c", "a=b", "é", "x"])
+ODD = st.sampled_from(
+    ["", "-", "--", "-1", "--none", "--no-page", "-h", "--limit=5", "--limi", "-ab", "[1]", "{}"]
+)
+FLAGS = st.sampled_from(
+    ["--agent", "--limit", "--turn", "--kind", "--all", "--page", "--no-page", "--yes", "-y"]
+)
+
+
+def example(
+    run: Annotated[str, Flag("A run.")],
+    other: str | None = None,
+    /,
+    *,
+    agent: Annotated[str | None, Flag("An agent.")] = None,
+    limit: Annotated[int, Flag("So many.")] = 50,
+    turn: Annotated[int | None, Flag("A turn.")] = None,
+    kind: Annotated[Literal["a", "b c"] | None, Flag("Which.")] = None,
+    everything: Annotated[bool, Flag("All.", ("--all",))] = False,
+    page: Annotated[bool, Flag("Through a pager.", negative=True)] = True,
+    yes: Annotated[bool, Flag("Do not ask.", ("--yes", "-y"))] = False,
+    home: Home = None,
+    json: Json = False,
+) -> Any:
+    """An example."""
+    return dict(locals())
+
+
+def chosen(shell: Literal["a", "b c"], count: int = 1, /, *, page: bool = False) -> Any:
+    """Another."""
+    return (shell, count, page)
+
+
+def by_cyclopts(function: Any, words: list[str]) -> Any:
+    app = App(version_flags=[])
+    app.default(for_cyclopts(function))
+    return app(words, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(PLAIN | FLAGS | ODD, max_size=6))
+@pytest.mark.parametrize("function", [example, chosen])
+def test_what_is_bound_at_once_is_what_cyclopts_would_have_bound(function: Any, words: list[str]) -> None:
+    found = bound(function, words)
+    if found is not None:
+        assert function(*found.given, **found.named) == by_cyclopts(function, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], {}),
+        (["--agent", "a", "--limit", "7"], {"agent": "a", "limit": 7}),
+        (["--turn", "0", "--kind", "b c"], {"turn": 0, "kind": "b c"}),
+        (["--all", "--page", "-y"], {"everything": True, "page": True, "yes": True}),
+    ],
+)
+def test_plain_words_are_bound_at_once(words: list[str], named: dict[str, Any]) -> None:
+    assert bound(example, ["r", *words]) == (["r"], named)
+    assert bound(example, [*words, "r", "s"]) == (["r", "s"], named)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["r", "s", "t"],
+        ["r", "--agent"],
+        ["r", "--agent", "--limit"],
+        ["r", "--agent", "a", "--agent", "b"],
+        ["r", "--limit", "many"],
+        ["r", "--limit", "-1"],
+        ["r", "--limit", "9" * 5000],
+        ["r", "--kind", "z"],
+        ["r", "--no-page"],
+        ["r", "--help"],
+        ["r", ""],
+    ],
+)
+def test_whatever_may_be_a_mistake_is_left_to_cyclopts(words: list[str]) -> None:
+    assert bound(example, words) is None
+
+
+def test_a_word_in_its_place_is_read_by_its_type() -> None:
+    assert bound(chosen, ["b c", "--page"]) == (["b c"], {"page": True})
+    assert bound(chosen, ["z"]) is None
+    assert bound(chosen, ["a", "7"]) is None, "a number is left to cyclopts"
+
+
+def test_functions_of_other_shapes_are_left_to_cyclopts() -> None:
+    def many(*runs: str) -> None: ...
+    def loose(run: str) -> None: ...
+    def needs(*, older_than: str) -> None: ...
+
+    assert bound(many, []) is None
+    assert bound(loose, ["a"]) is None
+    assert bound(needs, []) is None
+    assert bound(needs, ["--older-than", "3d"]) == ([], {"older_than": "3d"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_no_command_offers_to_turn_off_a_switch(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, _, function = COMMANDS[name].place.partition(":")
+    command = getattr(import_module(f"car_trio.cli.{module}"), function)
+    app = App(help_format="plaintext", help_formatter="plain")
+    app.default(for_cyclopts(command))
+    app(["--help"], exit_on_error=False, result_action="return_value")
+    offered = {word.rstrip(":,") for word in capsys.readouterr().out.split() if word.startswith("--no-")}
+    assert offered <= {"--no-pager", "--no-auth", "--no-approvals"}
+
+
+@pytest.mark.parametrize(
+    "words", [["runs", "ls"], ["runs", "ls", "--agent", "a", "--json"], ["runs", "ls", "--limit", "3"]]
+)
+def test_listing_runs_loads_nothing_heavy(words: list[str]) -> None:
+    probe = (
+        "import sys; from car_trio.cli.app import run; run(sys.argv[1:]);"
+        "print(sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *words, "--home", "/nowhere/car"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stderr.replace("'", " ").replace(",", " ").split())
+    assert not loaded & {
+        "trio",
+        "websockets",
+        "trio_websocket",
+        "rich",
+        "cyclopts",
+        "attrs",
+        "h11",
+        "platformdirs",
+    }

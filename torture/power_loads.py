@@ -1,0 +1,293 @@
+"""What is played to the journal on the simulated disk, and what was promised meanwhile.
+
+A life is a journal that is opened on a disk, put under load and closed, in virtual time. The judges look before every
+operation on the disk, so between any two of them the power could have gone. What a life wrote and promised stays in
+the books for the next one, which starts on a disk after a cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+import trio
+from trio.testing import MockClock
+
+from car_trio.store.catalog import CatalogWriter
+from car_trio.store.journal import Journal, open_journal
+from car_trio.store.layout import Layout
+from car_trio.store.writing import Durability
+from car_trio.wire.runs import CatalogRow, Ended, Incomplete, RunRef, Started, Turn
+from tests.sim_disk import Fault, SimDisk
+from torture.orders import Verdict
+from torture.power_judge import Account, Judge
+
+NOON = "2026-11-20T12:00:00.000000Z"
+INTERVAL_MS = 50
+LOG = "permissions.jsonl"
+FAULTS = (
+    ("sync", False),
+    ("sync_directory", False),
+    ("write", True),
+    ("write", False),
+    ("create", False),
+    (None, True),
+)
+
+
+class Load(NamedTuple):
+    """How much of what is done in one life."""
+
+    name: str
+    steps: int
+    runs: int = 6
+    """Open at once."""
+    sizes: tuple[int, ...] = (0, 40, 300, 900)
+    """Bytes of a turn's prompt."""
+    batch: int = 2
+    ends: float = 0.1
+    removals: float = 0.0
+    logs: float = 0.05
+    held_files: int = 64
+    faults: int = 0
+
+
+LOADS = (
+    Load("many runs", 60, runs=20, sizes=(0, 60, 200), batch=1, ends=0.2),
+    Load("batches", 24, runs=3, sizes=(0, 200, 600, 1500), batch=6),
+    Load("ends and removals", 50, runs=4, ends=0.5, removals=0.4),
+    Load("few descriptors", 50, runs=10, held_files=2),
+    Load("a failing disk", 40, runs=3, faults=6),
+    Load("a failing disk, removals", 40, runs=3, ends=0.4, removals=0.4, faults=6),
+    Load("decisions", 40, runs=2, logs=0.6),
+)
+
+
+@dataclass
+class Books:
+    """All that was written and promised on one root, over several lives."""
+
+    layout: Layout
+    runs: dict[RunRef, Account] = field(default_factory=dict[RunRef, Account])
+    logs: dict[str, Account] = field(default_factory=dict[str, Account])
+    number: int = 0
+
+    def run(self, ref: RunRef) -> Account:
+        return self.runs.setdefault(ref, Account(partial(self.layout.run_file, ref)))
+
+    def log(self, relative: str) -> Account:
+        return self.logs.setdefault(relative, Account(partial(self.layout.log_file, relative)))
+
+    def expect_orphans(self) -> None:
+        """The next life may end every run that has no end."""
+        for ref, account in self.runs.items():
+            account.put([orphaned(ref)])
+
+
+def orphaned(ref: RunRef) -> bytes:
+    record = Ended(
+        run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("orphaned"), ended_at=NOON
+    )
+    return msgspec.json.encode(record)
+
+
+class Watch:
+    """The judges of all accounts of one life."""
+
+    def __init__(self, disk: SimDisk, books: Books, verdict: Verdict, dice: random.Random) -> None:
+        self.disk, self.books, self.verdict, self.dice = disk, books, verdict, dice
+        self._judges: dict[int, Judge] = {}
+        self.also: Callable[[], None] = lambda: None
+
+    def look(self) -> None:
+        """One cut."""
+        self.verdict.counts["cuts"] += 1
+        for account in (*self.books.logs.values(), *self.books.runs.values()):
+            judge = self._judges.get(id(account))
+            if judge is None:
+                judge = Judge(account, self.disk, self.verdict, self.dice, certain=self.is_certain)
+                self._judges[id(account)] = judge
+            judge.look()
+        self.also()
+
+    def is_certain(self, line: bytes) -> bool:
+        """Whether a line of the removed runs is on the platter, under a name that is."""
+        tombstones = self.books.layout.deleted_runs.name
+        folder = self.disk.folder(self.books.layout.root)
+        for segment in range(6):
+            path = self.books.layout.log_file(tombstones, segment)
+            found = folder.may_stand_for(path.name) if folder else [None]
+            if len(found) == 1 and line + b"\n" in bytes(getattr(found[0], "platter", b"")):
+                return True
+        return False
+
+
+class Life:
+    """A journal under load. `mode` says what a put promises, and when."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        load: Load,
+        mode: Durability,
+        dice: random.Random,
+        catalog: CatalogWriter | None = None,
+    ) -> None:
+        self.watch, self.load, self.mode, self.dice, self.catalog = watch, load, mode, dice, catalog
+        self.books, self.disk = watch.books, watch.disk
+        self._open: list[RunRef] = []
+        self._ended: list[RunRef] = []
+        self._turns: dict[RunRef, int] = {}
+        self._late: list[tuple[float, Account, int]] = []
+        self._journal: Journal | None = None
+
+    def run(self) -> None:
+        """From the opening of the journal to its end."""
+        trio.run(self._main, clock=MockClock(autojump_threshold=0))
+        self.watch.look()
+
+    async def _main(self) -> None:
+        self.disk.on_step = self._step
+        try:
+            async with open_journal(
+                self.books.layout, self.disk, durability=self.mode, sync_interval_ms=INTERVAL_MS, keep_free_bytes=0,
+                held_files=self.load.held_files, sync_threads=0, catalog=self.catalog, on_health=lambda cause: None,
+            ) as self._journal:  # fmt: skip
+                self.disk.begin()
+                self.disk.faults = [self._fault() for _ in range(self.load.faults)]
+                for _ in range(self.load.steps):
+                    await self._do(self._journal)
+                    await trio.sleep(self.dice.choice((0.0, 0.01, 0.04)))
+                self.disk.faults = []
+        finally:
+            self.disk.on_step = lambda: None
+
+    def _fault(self) -> Fault:
+        kind, halfway = self.dice.choice(FAULTS)
+        number = self.dice.choice((errno.EIO, errno.ENOSPC))
+        return Fault(self.dice.randrange(1, 3 * self.load.steps), number, kind=kind, halfway=halfway)
+
+    def _step(self) -> None:
+        self._promise_late()
+        self.watch.look()
+
+    def _promise_late(self) -> None:
+        """Mode `interval` promises a put when the interval is over, while the store does not say that it is ill."""
+        if self.mode == "interval" and self._journal is not None and self._journal.degraded is None:
+            now = trio.current_time()
+            while self._late and self._late[0][0] < now:
+                _, account, count = self._late.pop(0)
+                account.promised = max(account.promised, count)
+
+    async def _do(self, journal: Journal) -> None:
+        """One to three puts, and their settling."""
+        settled = trio.Event()
+        waiting = [1]
+
+        def done(_: object) -> None:
+            waiting[0] -= 1
+            if not waiting[0]:
+                settled.set()
+
+        for _ in range(self.dice.choice((1, 1, 3))):
+            waiting[0] += 1
+            self._put(journal, done)
+        done(None)
+        with trio.move_on_after(self.dice.choice((0.005, 1))):
+            await settled.wait()
+
+    def _put(self, journal: Journal, done: Callable[[object], None]) -> None:
+        chance = self.dice.random()
+        if chance < self.load.logs:
+            self._log(journal, done)
+        elif self._ended and chance < self.load.logs + self.load.removals:
+            self._remove(journal, done)
+        elif len(self._open) < self.load.runs:
+            self._start(journal, done)
+        else:
+            self._go_on(journal, done)
+
+    def _start(self, journal: Journal, done: Callable[[object], None]) -> None:
+        self.books.number += 1
+        ref = RunRef(self.dice.choice(("agent", "Other Agent")), f"run-{self.books.number}")
+        self._open.append(ref)
+        self._turns[ref] = 0
+        record = Started(run_id=ref.run_id, agent_id=ref.agent_id, intent="intent", started_at=NOON)
+        self._record(journal, ref, [msgspec.json.encode(record)], done)
+
+    def _go_on(self, journal: Journal, done: Callable[[object], None]) -> None:
+        ref = self.dice.choice(self._open)
+        if self.dice.random() < self.load.ends:
+            self._open.remove(ref)
+            end = Ended(
+                run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("shutdown"), ended_at=NOON
+            )
+            self._record(journal, ref, [msgspec.json.encode(end)], done, ended=True)
+            return
+        lines: list[bytes] = []
+        for _ in range(self.dice.randint(1, self.load.batch)):
+            prompt = "".join(self.dice.choices("abcdefgh", k=self.dice.choice(self.load.sizes)))
+            lines.append(msgspec.json.encode(Turn(index=self._turns[ref], prompt=prompt)))
+            self._turns[ref] += 1
+        self._record(journal, ref, lines, done)
+
+    def _record(
+        self,
+        journal: Journal,
+        ref: RunRef,
+        lines: list[bytes],
+        done: Callable[[object], None],
+        *,
+        ended: bool = False,
+    ) -> None:
+        account = self.books.run(ref)
+        count = account.put(lines)
+        row = CatalogRow(
+            run_id=ref.run_id, agent_id=ref.agent_id, intent="intent", started_at=NOON,
+            turn_count=self._turns[ref], status="incomplete" if ended else "in_progress",
+            ended_at=NOON if ended else None,
+        )  # fmt: skip
+        wanted = row if ended or not self._turns[ref] else None
+        ticket = journal.put(ref, lines, durable=partial(self._durable, account, count), row=wanted)
+        if ended:
+            ticket.then(lambda word: self._ended.append(ref) if word is None else None)
+        ticket.then(done)
+
+    def _durable(self, account: Account, count: int) -> None:
+        if self.mode == "always":
+            account.promised = max(account.promised, count)
+        elif self.mode == "interval":
+            self._late.append((trio.current_time() + INTERVAL_MS / 1000, account, count))
+
+    def _log(self, journal: Journal, done: Callable[[object], None]) -> None:
+        """A line that is synced in every mode."""
+        account = self.books.log(LOG)
+        self.books.number += 1
+        line = msgspec.json.encode({"decision": self.books.number, "why": "x" * self.dice.choice((10, 700))})
+        count = account.put([line])
+
+        def promised(word: object) -> None:
+            if word is None:
+                account.promised = max(account.promised, count)
+
+        ticket = journal.log(LOG, line, sync=True)
+        ticket.then(promised)
+        ticket.then(done)
+
+    def _remove(self, journal: Journal, done: Callable[[object], None]) -> None:
+        ref = self._ended.pop(self.dice.randrange(len(self._ended)))
+        account = self.books.run(ref)
+        account.tombstone = msgspec.json.encode({"run_id": ref.run_id, "agent_id": ref.agent_id})
+        self.books.log(self.books.layout.deleted_runs.name).put([account.tombstone])
+
+        def removed(word: object) -> None:
+            account.removed = word is None
+
+        ticket = journal.remove(ref, account.tombstone)
+        ticket.then(removed)
+        ticket.then(done)
