@@ -1,42 +1,82 @@
 """Defects that are planted on purpose, each to show that a judge sees it. None of them is in the daemon.
 
 A campaign that starts a daemon of its own passes the defect's name in the environment (`DEFECT`, read by
-`torture.counted`); a test in the same process calls `plant` and takes it back itself.
+`torture.counted`); a test in the same process uses `planted`, which takes it back.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
 
-from car_trio.nursery import supervisor
+from car_trio.nursery import connection, supervisor
+from car_trio.nursery.dispatch import Dispatcher
+from car_trio.state.agents import Agents
 
 kept: list[Any] = []
 """What leaks."""
 MUCH = 64 * 1024
 
 
-def at_each_connection(leak: Callable[[trio.Nursery, Any], None]) -> None:
+def leaking(leak: Callable[[trio.Nursery, Any], None]) -> Any:
+    """`admit`, with a leak at each connection."""
     admit: Any = supervisor.admit
 
-    def leaking(*args: Any) -> Any:
-        *_, duties, stream, _ = args
-        leak(duties, stream)
+    def admitting(*args: Any) -> Any:
+        leak(args[5], args[6])
         return admit(*args)
 
-    supervisor.admit = leaking
+    return admitting
 
 
-DEFECTS: dict[str, Callable[[trio.Nursery, Any], None]] = {
-    "descriptor": lambda duties, stream: kept.append(os.open(os.devnull, os.O_RDONLY)),
-    "task": lambda duties, stream: duties.start_soon(trio.sleep_forever),
-    "memory": lambda duties, stream: kept.append(os.urandom(MUCH)),
-}
+def answering(times: int) -> Any:
+    """Each `server.health` is answered so often."""
+    reply: Any = Dispatcher._reply
+
+    def replying(self: Any, request: Any, result: Any) -> None:
+        for _ in range(times if request.method == "server.health" else 1):
+            reply(self, request, result)
+
+    return replying
 
 
-def plant(name: str) -> None:
-    """Raises `KeyError` for a defect that there is not."""
-    at_each_connection(DEFECTS[name])
+def failing() -> Any:
+    """What an error in a method looks like."""
+
+    def fail(self: Any, session: Any) -> Any:
+        raise KeyError(session.id)
+
+    return fail
+
+
+DEFECTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
+    "descriptor": (supervisor, "admit", lambda: leaking(lambda *_: kept.append(os.open(os.devnull, os.O_RDONLY)))),
+    "task": (supervisor, "admit", lambda: leaking(lambda duties, _: duties.start_soon(trio.sleep_forever))),
+    "memory": (supervisor, "admit", lambda: leaking(lambda *_: kept.append(os.urandom(MUCH)))),
+    "welcome": (connection, "judge", lambda: lambda server, request: None),
+    "error": (Agents, "listed", failing),
+    "twice": (Dispatcher, "_reply", lambda: answering(2)),
+    "dumb": (Dispatcher, "_reply", lambda: answering(0)),
+}  # fmt: skip
+"""Where it is planted, and what takes the place of what is there."""
+
+
+def plant(name: str) -> tuple[Any, str, Any]:
+    """Plants it; returns what was there, for taking it back."""
+    where, attribute, defect = DEFECTS[name]
+    before = getattr(where, attribute)
+    setattr(where, attribute, defect())
+    return where, attribute, before
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    was = plant(name)
+    try:
+        yield
+    finally:
+        setattr(*was)

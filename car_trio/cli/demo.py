@@ -110,7 +110,7 @@ async def running_daemon(home: Path) -> AsyncGenerator[Running]:
         )
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def start(home: Path) -> subprocess.Popen[bytes]:

@@ -123,7 +123,7 @@ class Events:
         """The newest events, newest first. Raises Refusal (-32602) for a negative limit."""
         if limit is not None and limit < 0:
             raise invalid_params(f"host.events: limit is {limit}, expected 0 to {KEPT_EVENTS}")
-        wanted = SHOWN_EVENTS if limit is None else limit
+        wanted = SHOWN_EVENTS if limit is None else min(limit, KEPT_EVENTS)
         return [event.seen_by(session) for event in islice(reversed(self._kept), wanted)]
 
     def watch(self, session_id: str, watcher: Watcher) -> None:

@@ -24,7 +24,7 @@ import msgspec
 
 T = TypeVar("T")
 
-PIECE_BYTES: Final = 64 * 1024
+PIECE_BYTES = 64 * 1024
 
 _BRACKETS: Final = b"[]{}"
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
@@ -57,7 +57,7 @@ def plain_quotes(text: bytes) -> bytes:
     return text.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in text else text
 
 
-def block(document: bytes, at: int, size: int = PIECE_BYTES) -> bytes:
+def block(document: bytes, at: int, size: int) -> bytes:
     """So many bytes from `at`, or one more where they would end in the middle of an escape; quotes as above."""
     text = document[at : at + size]
     if (len(text) - len(text.rstrip(b"\\"))) % 2:
@@ -82,7 +82,7 @@ def pieces(document: bytes, room: int) -> Iterator[Piece]:
 
 def _cut(document: bytes, at: int) -> int:
     """Where the piece from `at` ends: at a comma, or with the document."""
-    first = block(document, at)
+    first = block(document, at, PIECE_BYTES)
     end = at + len(first)
     if first.count(b'"') % 2:
         end = _end_of_string(document, end)
@@ -95,7 +95,7 @@ def _cut(document: bytes, at: int) -> int:
 
 def _end_of_string(document: bytes, at: int) -> int:
     """The place behind the string that `at` is in."""
-    while (quote := (part := block(document, at)).find(b'"')) < 0:
+    while (quote := (part := block(document, at, PIECE_BYTES)).find(b'"')) < 0:
         at += len(part)
     return at + quote + 1
 
@@ -121,6 +121,14 @@ def _whole(piece: Piece, key: bytes, mark: bytes) -> bytes:
     named = b'{"%b":' % key
     front = b"".join(b"[" if each == _LIST else named for each in piece.before[:-1]) + piece.before[-1:]
     return b"%b%b%b%b" % (front, piece.text, mark, piece.after.translate(_CLOSED)[::-1])
+
+
+def _read(document: bytes) -> Any:
+    """Its value. What is said against a number leaves out where in the piece it stands: that would mislead."""
+    try:
+        return msgspec.json.decode(document)
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(str(error).partition(" - at ")[0]) from None
 
 
 class _Growing:
@@ -158,7 +166,7 @@ class _Growing:
         if piece.after:
             mark = (b',"%b"' if piece.after[-1] == _LIST else b',"%b":0') % self._right.encode()
         document = _whole(piece, self._left.encode(), mark)
-        decoded = msgspec.json.decode(document)
+        decoded = _read(document)
         if self._unique and _keys(document) != _keys(msgspec.json.encode(decoded)):
             raise Repeated
         return decoded
@@ -229,7 +237,7 @@ def read_in_steps(document: bytes, room: int = sys.maxsize) -> Generator[None, N
     """Makes sure that a reader can decode it. Raises as `decoded_in_steps` does."""
     for piece in pieces(document, room):
         if may_be_unreadable(piece.text):
-            msgspec.json.decode(_whole(piece, b"", b""))
+            _read(_whole(piece, b"", b""))
         yield
 
 

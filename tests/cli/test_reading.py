@@ -78,6 +78,20 @@ def test_an_open_run_is_counted_from_its_file(shell: Shell, home: Path) -> None:
     assert run["turn_count"] == 1
 
 
+def test_an_agent_without_a_run_is_a_no_with_the_nearest(shell: Shell, home: Path) -> None:
+    three_runs(home)
+    for flags in ([], ["--json"]):
+        ran = shell("runs", "ls", "--agent", "agnet", *flags)
+        assert (ran.code, ran.out) == (1, "")
+        assert "there is no agent 'agnet'; the nearest is 'agent'" in ran.err
+    assert shell("runs", "ls", "--agent", "agent", "--tool", "none").code == 0
+
+
+def test_a_clock_that_was_set_back_is_not_hidden() -> None:
+    assert screen.lasting(-16200) == "-4.5 h"
+    assert screen.lasting(-1) == "-1.00 s"
+
+
 def test_no_runs_are_said_to_be_none_and_a_reading_command_makes_no_home(shell: Shell, home: Path) -> None:
     assert shell("runs", "ls").out == "no runs\n"
     assert not home.exists()

@@ -76,26 +76,55 @@ def request(method: str, params: Any = None, request_id: Any = 1) -> bytes:
     return text({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
 
 
+class Stream:
+    """The daemon's frames out of bytes that come in any pieces; texts in fragments are put together."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._partial = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        found, data, at = list[Frame](), self._rest + data, 0
+        while (frame := self._frame_at(data, at)) is not None:
+            opcode, is_final, begin, at = frame
+            payload = data[begin:at]
+            if opcode in (TEXT, CONTINUATION):
+                self._partial += payload
+                if not is_final:
+                    continue
+                opcode, payload, self._partial = TEXT, self._partial, b""
+            found.append(Frame(opcode, payload))
+        self._rest = data[at:]
+        return found
+
+    @staticmethod
+    def _frame_at(data: bytes, at: int) -> tuple[int, bool, int, int] | None:
+        """Opcode, whether it is the last fragment, and where the payload begins and ends; None for a part of one."""
+        if len(data) < at + 2:
+            return None
+        length, begin = data[at + 1] & 0x7F, at + 2
+        if length > 125:
+            begin += 2 if length == 126 else 8
+            length = int.from_bytes(data[at + 2 : begin], "big")
+        if len(data) < begin + length or len(data) < begin:
+            return None
+        return data[at] & 0x0F, bool(data[at] & 0x80), begin, begin + length
+
+
 def frames_in(data: bytes) -> list[Frame]:
     """The whole unmasked frames of which these bytes are."""
-    found, at = list[Frame](), 0
-    while at < len(data):
-        length, at = data[at + 1] & 0x7F, at + 2
-        opcode = data[at - 2] & 0x0F
-        if length > 125:
-            size = 2 if length == 126 else 8
-            length, at = int.from_bytes(data[at : at + size], "big"), at + size
-        found.append(Frame(opcode, data[at : at + length]))
-        at += length
-    return found
+    return Stream().feed(data)
 
 
 class RawPeer:
-    """One TCP connection."""
+    """One connection: to a TCP port, or over a socket that is connected already."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, where: int | socket.socket) -> None:
+        if isinstance(where, int):
+            where = socket.create_connection(("127.0.0.1", where), PATIENCE)
+        if where.family != socket.AF_UNIX:
+            where.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = where
         self._unread = b""
 
     def __enter__(self) -> RawPeer:

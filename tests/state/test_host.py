@@ -228,6 +228,7 @@ def test_events_are_numbered_kept_up_to_500_and_listed_newest_first(stage):
     assert stage.events.sequence == 510
     assert len(stage.events.recent(HOST)) == 100
     assert stage.events.recent(HOST, 0) == []
+    assert len(stage.events.recent(HOST, 2**63)) == 500
     with pytest.raises(Refusal, match="limit is -1"):
         stage.events.recent(HOST, -1)
 

@@ -1,0 +1,42 @@
+"""The links of the pages lead somewhere, and every page is led to."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.documents.pages import PAGES, ROOT, anchors, prose
+
+
+def links(page: Path) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", prose(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_that_is_not_of_the_web_leads_somewhere(page):
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_leads_to_every_page_and_every_picture():
+    told = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
+    pages = {path for path in (ROOT / "docs").rglob("*") if path.suffix in {".md", ".svg", ".png"}}
+    assert pages <= told
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    tables = (ROOT / "CONTRIBUTING.md").read_text().partition("## Dependencies")[2]
+    cells = re.findall(r"^\| ([a-z0-9, -]+) \| [^|]{10,} \|$", tables, re.MULTILINE)
+    told = {name.strip() for cell in cells for name in cell.split(",")}
+    assert told - {"runtime", "development"} == {re.split(r"[\[>=]", each)[0] for each in wanted}
