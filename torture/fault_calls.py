@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import which
 
 from tests.process.daemon_process import PATIENCE, DaemonProcess, complete, start_run, until
-from torture.fault import NO_RESERVE, Work, healthy, judge_files
+from torture.fault import NO_RESERVE, Work, healthy, judge_files, read_run
 from torture.orders import Orders, Verdict
 
 CALLS = {
@@ -86,15 +86,14 @@ def one_case(verdict: Verdict, daemon: DaemonProcess, case: Case) -> None:
         verdict.counts["system calls that failed"] += struck
         verdict.counts["refusals"] += work.refused
         until(lambda: healthy(daemon), f"{case}: the store heals")
-    # The connection's end ends what is still open; both are on the disk once the daemon says so.
-    until(lambda: not open_runs(daemon), f"{case}: the runs end")
+    # The connection's end ends what is still open, a moment later.
+    until(lambda: all(ends(daemon.home, each) for each in work.turns), f"{case}: the runs end")
     judge_files(verdict, daemon.home, work, str(case))
 
 
-def open_runs(daemon: DaemonProcess) -> list[str]:
-    with daemon.client(host=True) as host:
-        listed = host.call("runs.list", {"agent_id": "agent"})["runs"]
-    return [row["run_id"] for row in listed if row["status"] == "in_progress"]
+def ends(home: Path, run: str) -> bool:
+    records = read_run(home, run)
+    return bool(records) and records[-1]["record"] == "ended"
 
 
 @contextmanager
