@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Collection
@@ -18,6 +19,7 @@ from car_trio.store.layout import Layout
 from car_trio.store.log_files import lines
 from car_trio.wire.events import Event, EventsFound, QueryEvents
 
+LOG = logging.getLogger("car_trio.store")
 DIRECTORY = "journals"
 MAX_EVENTS = 10_000
 
@@ -46,6 +48,9 @@ def drop_journals(disk: Disk, layout: Layout, live: Collection[str], cutoff: dat
     try:
         entries = disk.entries(directory)
     except FileNotFoundError:
+        return 0
+    except OSError as error:
+        LOG.error("%s cannot be read: %s; what is old in it stays", directory, error.strerror)
         return 0
     old = [
         name

@@ -23,7 +23,9 @@ def told() -> dict[tuple[str, str], list[str]]:
     for part in re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE):
         section = re.match(r"`\[(\w+)\]`", part)
         if section:
-            for key, *cells in re.findall(r"^\| `(\w+)` \| `(.*?)` \|(?: (`.*?`))? \| (.*) \|$", part, re.MULTILINE):
+            for key, *cells in re.findall(
+                r"^\| `(\w+)` \| `(.*?)` \|(?: (`.*?`))? \| (.*) \|$", part, re.MULTILINE
+            ):
                 found[section[1], key] = cells
     return found
 
