@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from websockets.exceptions import ConnectionClosed
+
 from tests.process.daemon_process import DaemonProcess, start_run, until
 from tests.second_client import Refused, SecondClient
 from torture.loop_shapes import CARRIERS, SHAPES, Carrier, Shape
@@ -60,7 +62,7 @@ def campaign(orders: Orders) -> Verdict:
     messages = list(itertools.product(SIZES, CARRIERS.items(), SHAPES))
     orders.dice.shuffle(messages)
     try:
-        with small_calls(daemon):
+        with small_calls(daemon, verdict):
             measure(verdict, "small calls alone", 1, lambda: idle(daemon))
             for number, (mib, (name, carrier), shape) in enumerate(messages):
                 if not orders.go_on(number):
@@ -125,7 +127,9 @@ def is_fine(told: list[Told], mib: float) -> bool:
 
 
 def longest_of(told: Told) -> float:
-    return max(float(told["late_ms"]), float(told["step_ms"]))
+    """Of a step only the loop's own processor time counts: in the rest of it the machine did something else, or another
+    thread of the daemon did, which makes the heart late."""
+    return max(float(told["late_ms"]), float(told["cpu_ms"]))
 
 
 def judge(verdict: Verdict, figure: str, mib: float, told: list[Told]) -> None:
@@ -136,6 +140,7 @@ def judge(verdict: Verdict, figure: str, mib: float, told: list[Told]) -> None:
         f"({best['cpu_ms']:.0f} its own), {best['task'].rpartition('.')[2]} {best['where']}"
     )
     verdict.figures[figure] = said
+    print(f"{figure}: {said}", flush=True)
     verdict.expect_time(ms <= allowed_ms(mib), f"{figure}: {said}")
 
 
@@ -172,12 +177,12 @@ def bound(daemon: DaemonProcess) -> SecondClient:
 
 
 @contextmanager
-def small_calls(daemon: DaemonProcess) -> Iterator[None]:
-    """Another client calls and records without a pause."""
+def small_calls(daemon: DaemonProcess, verdict: Verdict) -> Iterator[None]:
+    """Another client calls and records all the time."""
     over = threading.Event()
 
     def work() -> None:
-        with daemon.client("small") as client:
+        with suppress(ConnectionClosed), daemon.client("small") as client:
             run = client.call("runs.start", {"intent": "be small"})["run_id"]
             number = 0
             while not over.wait(0.002):
@@ -186,7 +191,13 @@ def small_calls(daemon: DaemonProcess) -> Iterator[None]:
                     client.call("runs.record_turns", {"run_id": run, "turns": [{"prompt": "small"}]})
                 number += 1
 
-    thread = threading.Thread(target=work)
+    def guarded() -> None:
+        try:
+            work()
+        except TimeoutError as error:
+            verdict.late.append(f"a small call had no answer: {error}")
+
+    thread = threading.Thread(target=guarded)
     thread.start()
     try:
         yield

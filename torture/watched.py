@@ -2,14 +2,16 @@
 
 Two things are measured. Every step of every task is timed: between two checkpoints nothing else runs. And a heart beats
 in the loop: by how much it is late is how long nothing else could run for whatever reason, be it one long step, many
-short ones, or another thread that keeps the interpreter to itself. What takes long inside of a step is found by a
-thread that looks at the loop's stack every few milliseconds; a thread that gets no turn looks as soon as the long call
-is over, which is where that call stands.
+short ones, or another thread that keeps the interpreter to itself. Of a delay only as much counts as this process has
+used the processor for meanwhile: the machine's other work delays a heart too.
+
+What takes long inside of a step is found by a thread that looks at the loop's stack every few milliseconds; when it
+gets no turn it looks as soon as the long call is over, which is where that call stands.
 
 Each SIGUSR1 writes the longest since the last one to FILE as JSON (`{"late_ms", "step_ms", "cpu_ms", "task", "where"}`)
 and begins anew. `cpu_ms` is the loop's own thread; the difference is the machine's other work and the other threads'.
-With a second argument in the environment, `CAR_TRIO_TORTURE_BLOCK` (milliseconds), a planted method blocks for that
-long, so that the judge can be judged.
+With `CAR_TRIO_TORTURE_BLOCK` (milliseconds) in the environment one method blocks for that long, so that the judge can
+be judged.
 """
 
 from __future__ import annotations
@@ -65,9 +67,10 @@ class Longest(trio.abc.Instrument):
     async def beat(self) -> None:
         """The heart; it never ends by itself."""
         while True:
-            due = time.perf_counter() + BEAT_SECONDS
+            due, used = time.perf_counter() + BEAT_SECONDS, time.process_time()
             await trio.sleep(BEAT_SECONDS)
-            self._late = max(self._late, time.perf_counter() - due)
+            late = min(time.perf_counter() - due, time.process_time() - used)
+            self._late = max(self._late, late)
 
     def look(self) -> None:
         """In a thread: notes where a long step is."""

@@ -43,6 +43,7 @@ COMMANDS = {
     "approvals watch": Command("hosting:watch", "Show approvals as they are requested."),
     "approvals approve": Command("hosting:approve", "Let it happen."),
     "approvals deny": Command("hosting:deny", "Do not let it happen."),
+    "chat": Command("chat:chat", "Talk with an attached agent."),
     "call": Command("calling:call", "Call any method of the daemon."),
     "config show": Command("settings:show", "Each setting and where it comes from."),
     "completion": Command("completion:completion", "A completion script for bash, zsh or fish."),
@@ -91,7 +92,7 @@ def call(name: str, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        code = explain(error)
+        code = explain(error, name)
         if code is None:
             raise
         return code

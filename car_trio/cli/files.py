@@ -12,7 +12,7 @@ from car_trio.store.disk import Disk
 from car_trio.store.layout import Layout
 from car_trio.store.reader import START, Page, Position, Record, read_page
 from car_trio.store.run_index import RunIndex
-from car_trio.store.survey import find_run, ref_of, summarize, survey
+from car_trio.store.survey import agents, find_run, ref_of, summarize, survey
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns, rfc3339
 
 PAGE_RECORDS = 200
@@ -70,6 +70,12 @@ class Files:
             if page.at_end:
                 return
             position = page.position
+
+    def require_agent(self, agent_id: str) -> None:
+        """Raises FailedError for an agent of which there is no run, and names the nearest."""
+        known = agents(self.disk, self.layout)
+        if agent_id not in known:
+            raise no_such("agent", agent_id, known)
 
     def torn_bytes(self, ref: RunRef) -> int:
         """What follows the last whole line."""

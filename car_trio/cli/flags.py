@@ -48,6 +48,9 @@ def bound(function: Command, words: Sequence[str]) -> Bound | None:
     found = _bind(words, flags, hints)
     if found is None or not positions - len(function.__defaults__ or ()) <= len(found.given) <= positions:
         return None
+    placed = zip(code.co_varnames, found.given, strict=False)
+    if any(_value(hints[name], iter([word])) != word for name, word in placed):
+        return None
     needed = set(names) - set(function.__kwdefaults__ or ())
     return found if needed <= set(found.named) else None
 

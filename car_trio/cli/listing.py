@@ -45,6 +45,8 @@ def ls(
     if grep is not None:
         rows = (row for row in rows if holds(files, row, grep))
     shown = [files.fresh(row) for row in islice(rows, limit if limit > 0 else None)]
+    if not shown and agent is not None:
+        files.require_agent(agent)
     if json:
         say_json({"runs": [row.in_list() for row in shown]})
         return 0

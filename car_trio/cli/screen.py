@@ -104,6 +104,8 @@ def lasting(seconds: float | None) -> str:
     """A duration as a person says it."""
     if seconds is None:
         return "-"
+    if seconds < 0:
+        return f"-{lasting(-seconds)}"  # a clock that was set back, and not for us to hide
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

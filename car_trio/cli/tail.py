@@ -11,6 +11,7 @@ directories that have changed.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -52,6 +53,8 @@ def tail(
     if (run is not None) + (agent is not None) + everything != 1:
         raise FailedError("say what to follow: a run, --agent or --all, and only one of them", USAGE)
     files = Files(home)
+    if agent is not None:
+        note_stranger(files, agent)
     chosen = Chosen(files, agent)
     printer = Printer(first_turn if run is not None else 0, json=json, several=run is None)
     only = None
@@ -71,6 +74,14 @@ def tail(
     with suppress(KeyboardInterrupt):
         follow_files(files, printer, (lambda: [only]) if only else chosen.new, until_ended=only is not None)
     return OK
+
+
+def note_stranger(files: Files, agent_id: str) -> None:
+    """An agent without a run may begin one yet; a name that was misspelt never will, so it is said."""
+    try:
+        files.require_agent(agent_id)
+    except FailedError as unknown:
+        print(f"car-trio: {one_line(str(unknown))}; waiting for its first run", file=sys.stderr)
 
 
 class Chosen:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from car_trio.cli.screen import (
+    ago,
     folded,
     human_size,
     is_terminal,
@@ -43,8 +44,9 @@ def heading(row: CatalogRow) -> Iterator[str]:
     if row.outcome_description:
         yield f"{styled('wanted', 'dim')}  {folded(row.outcome_description, max(20, width() - 8))}"
     took = lasting(seconds_between(row.started_at, row.ended_at))
+    began = folded(row.started_at, 40) + (f" ({ago(row.started_at)})" if is_terminal() else "")
     yield (
-        f"{styled('status', 'dim')}  {toned(row.status)}{end}, began {folded(row.started_at, 40)}, took {took}, "
+        f"{styled('status', 'dim')}  {toned(row.status)}{end}, began {began}, took {took}, "
         f"{row.turn_count} turns, {human_size(row.bytes)}"
     )
     yield ""

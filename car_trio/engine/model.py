@@ -6,24 +6,26 @@ reference library's words. A proposal may come as JSON text or decoded; the daem
 from it, so what was verified or approved might not be what runs.
 
 A large proposal is read piece by piece, because one call that decodes it all would keep everybody else waiting, in
-whatever thread it is made. What comes out, and what is said against it, is the same.
+whatever thread it is made. What comes out, and what is said against it, is the same; but a number that cannot be read
+is refused also where nobody would look at it.
 """
 
 from __future__ import annotations
 
 import json
+import json.scanner
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from json.scanner import py_make_scanner
 from typing import Any, Final
 
 import msgspec
 
 from car_trio.engine.explain import Misfit, misfit, pointer, syntax_error
 from car_trio.engine.values import MAX_DEPTH, is_list, is_object, too_deep
+from car_trio.wire.frames import is_utf8
 from car_trio.wire.pieces import Repeated, at_once, decoded_in_steps
 from car_trio.wire.proposals import Action, Proposal
 
@@ -33,6 +35,7 @@ PREFIX: Final = "invalid proposal JSON: "
 _FREE_FORM_DEPTH: Final = 3
 """How deep `parameters` and its like stand in a proposal."""
 
+_scanners: Any = json.scanner
 _decoder = msgspec.json.Decoder(Proposal)
 _TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(?:([Zz])|([+-]\d\d:?\d\d))", re.ASCII
@@ -62,7 +65,7 @@ def parse(proposal: Any, prefix: str = PREFIX) -> Proposal:
 
 def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
     """Like `parse`, for bytes from outside: also refuses a duplicate key anywhere in them."""
-    if len(raw) > LARGE_BYTES:
+    if len(raw) > LARGE_BYTES and _is_json(raw):
         return _parse_large(raw, prefix)
     proposal = parse(raw, prefix)
     try:
@@ -76,24 +79,30 @@ def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
     return proposal
 
 
+def _is_json(raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return is_utf8(raw)
+
+
 def _parse_large(raw: bytes, prefix: str) -> Proposal:
     """The same piece by piece, for a thread: others go on meanwhile."""
-    is_unique = True
     try:
         try:
-            document = at_once(decoded_in_steps(raw, sys.maxsize, unique=True))
+            return _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, unique=True))))
         except Repeated:
-            is_unique = False
-            document = at_once(decoded_in_steps(raw, sys.maxsize))
-        proposal = _normalised(_converted(document))
+            # What else is wrong with it is said first.
+            _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize))))
+        path = _duplicate(raw, _Patient)
     except msgspec.ValidationError:
         raise InvalidProposal(f"{prefix}number out of range at /") from None
     except Misfit as reason:
         raise InvalidProposal(f"{prefix}{reason}") from None
-    if not is_unique:
-        path = _duplicate(raw, _Patient)
-        raise InvalidProposal(f"{prefix}duplicate key `{path[-1]}` at {pointer(path)}")
-    return proposal
+    except RecursionError:
+        raise InvalidProposal(f"{prefix}recursion limit exceeded at /") from None
+    raise InvalidProposal(f"{prefix}duplicate key `{path[-1]}` at {pointer(path)}")
 
 
 def _converted(document: Any) -> Proposal:
@@ -115,7 +124,7 @@ class _Patient(json.JSONDecoder):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.scan_once = py_make_scanner(self)
+        self.scan_once: Any = _scanners.py_make_scanner(self)
 
 
 def plain(argument: Any) -> Any:

@@ -9,7 +9,8 @@ from collections.abc import Generator
 
 from car_trio.engine.validation import BadSchema, ParameterCheck
 from car_trio.methods.context import Context
-from car_trio.state.tools import Offer, check_tool
+from car_trio.state.policies import outgrows
+from car_trio.state.tools import MAX_TOOL_BYTES, Offer, check_tool
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import encode
 from car_trio.wire.session import NoParams
@@ -27,7 +28,9 @@ def offers(context: Context, tools: list[Tool]) -> Generator[None, None, list[Of
 
 
 def _offer(tool: Tool) -> Offer:
-    size = len(encode(tool))
+    # How large exactly does not matter when it is far too large, and takes long to tell.
+    is_huge = outgrows([tool.parameters, tool.returns], MAX_TOOL_BYTES)
+    size = MAX_TOOL_BYTES + 1 if is_huge else len(encode(tool))
     check_tool(tool, size)
     try:
         check = ParameterCheck(tool.name, tool.parameters) if tool.parameters else None

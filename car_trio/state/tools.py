@@ -65,7 +65,7 @@ def check_tool(tool: Tool, size: int) -> None:
         raise invalid_params("tools.register: a tool's name must not be empty")
     said = f"tools.register: tool '{tool.name[:80]}'"
     if size > MAX_TOOL_BYTES:
-        raise invalid_params(f"{said} has {size} bytes, at most {MAX_TOOL_BYTES} are possible; shorten it")
+        raise invalid_params(f"{said} is too large, at most {MAX_TOOL_BYTES} bytes are possible; shorten it")
     limit = tool.rate_limit
     if limit is not None and not (limit.max_calls >= 1 and limit.interval_secs > 0):
         raise invalid_params(f"{said}: rate_limit needs max_calls of 1 or more and interval_secs above 0")

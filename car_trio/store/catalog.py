@@ -5,7 +5,11 @@ SQLite, derived, rebuildable at any time, never the truth. A row is written afte
 synced, so the catalog may be behind the files and is never ahead of them. Whether it can be trusted at boot
 is decided by a mark of a clean stop that lies outside of it (`run/clean-stop`) and must name the same stop as
 the catalog does: an old catalog put back from a backup is not trusted. Anything that looks wrong is thrown
-away; the files make it anew."""
+away; the files make it anew.
+
+Without the mark a row is still trusted when its files have the size and the time of change that it says. That is
+wrong for files that were never synced: a power cut may leave their size and time and lose their bytes. So mode `os`
+notes in which boot of the machine its rows were written, and after another boot none of them is trusted."""
 
 from __future__ import annotations
 
@@ -63,11 +67,13 @@ class CatalogWriter:
         self.clean = clean
         """It knows all runs and which are open: it was closed in order, or `complete` was called since."""
 
-    def write(self, rows: Sequence[CatalogRow], gone: Iterable[RunRef] = ()) -> None:
+    def write(self, rows: Sequence[CatalogRow], gone: Iterable[RunRef] = (), *, synced: bool = True) -> None:
         """Write rows and take out those of removed runs, in one transaction; `sqlite3.Error` when it
-        cannot."""
+        cannot. `synced`: what the rows describe survives a power cut."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
+            if not synced:
+                self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('unsynced', ?)", (boot_id(),))
             for row in rows:
                 self._put(row)
             for ref in gone:
@@ -86,14 +92,17 @@ class CatalogWriter:
         return [RunRef(*found) for found in self._connection.execute(query)]
 
     def sizes(self) -> dict[RunRef, tuple[int, int]]:
-        """Bytes and time of change of every run's files, as they were when its row was written."""
-        query = "SELECT agent_id, run_id, bytes, mtime_ns FROM runs"
-        found = self._connection.execute(query)
+        """Bytes and time of change of every run's files, as they were when its row was written; those that say
+        nothing about the bytes any more are -1."""
+        trusted = note_of(self._connection, "unsynced") in (None, boot_id())
+        columns = "bytes, mtime_ns" if trusted else "-1, -1"
+        found = self._connection.execute(f"SELECT agent_id, run_id, {columns} FROM runs")  # noqa: S608 - constants
         return {RunRef(agent_id, run_id): (size, mtime) for agent_id, run_id, size, mtime in found}
 
     def complete(self) -> None:
-        """All runs have their rows now: readers may rely on it."""
+        """All runs have their rows now: readers may rely on it. Those that were not trusted are read again."""
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('complete', '1')")
+        self._connection.execute("DELETE FROM meta WHERE key = 'unsynced' AND value != ?", (boot_id(),))
         self.clean = True
 
     def ended_rows(self) -> list[CatalogRow]:
@@ -179,6 +188,13 @@ def note_of(connection: sqlite3.Connection, key: str) -> str | None:
     are."""
     found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return found[0] if found else None
+
+
+def boot_id() -> str:
+    """Names the time since the machine was started; where the system has no name for it, a new one each time."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return os.urandom(16).hex()  # pragma: no cover - not on Linux
 
 
 def clean_stop(disk: Disk, layout: Layout) -> str | None:

@@ -9,8 +9,9 @@ is on its way at a time and everything that arrives meanwhile gathers for the ne
 timer. What landed is told on the loop, in put order per file, in the step in which it became true.
 
 A put that failed is kept, later puts of the same file queue behind it, and both are tried again by themselves
-with a growing pause; other files go on. While anything is kept the journal is *degraded*: `check` refuses what is new,
-nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it is pending.
+with a pause that grows to a second; other files go on. While anything is kept the journal is *degraded*: `check`
+refuses what is new, nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it
+is pending.
 
 Leaving `open_journal` writes all that waits, behind the program's only shield: whoever cancels the program must not
 cancel what it has promised. An `OSError` never leaves this module. Anything else does: an error of the journal's own
@@ -43,7 +44,7 @@ LOG = logging.getLogger("car_trio.journal")
 PENDING_SECONDS = 20.0
 KEPT_BYTES = 64 << 20
 RETRY_SECONDS = 0.25
-MAX_RETRY_SECONDS = 5.0
+MAX_RETRY_SECONDS = 1.0
 FREE_SPACE_AGE = 1.0
 _LAST_TRIES = (0.0, 0.25, 0.5, 1.0)
 
@@ -363,7 +364,7 @@ async def open_journal(
     sync_interval_ms: int = 1000,
     keep_free_bytes: int = 268435456,
     held_files: int = 256,
-    sync_threads: int = 16,
+    sync_threads: int = 8,
     catalog: CatalogWriter | None,
     on_health: Health,
     telling: Telling | None = None,

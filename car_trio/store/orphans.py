@@ -79,6 +79,8 @@ def reconcile(
         if known.pop(found.ref, None) == (found.bytes, found.mtime_ns):
             continue
         try:
+            with suppress(OSError):  # a disk that cannot sync is found out by the first who writes
+                _settle(disk, layout, found.ref)
             rows.append(summarize(disk, layout, found.ref))
         except OSError as error:
             LOG.warning("run %s of %s cannot be read: %s", found.ref.run_id, found.ref.agent_id, error)
@@ -87,6 +89,16 @@ def reconcile(
             rows = []
     catalog.write(rows, known)
     catalog.complete()
+
+
+def _settle(disk: Disk, layout: Layout, ref: RunRef) -> None:
+    """Sync what an earlier process only wrote: a row must not outlive the lines it describes."""
+    for segment in range(_last_segment(disk, layout, ref) + 1):
+        descriptor = disk.open_read(layout.run_file(ref, segment))
+        try:
+            disk.sync(descriptor)
+        finally:
+            disk.close(descriptor)
 
 
 def _open_runs(disk: Disk, layout: Layout, catalog: CatalogWriter | None) -> list[RunRef]:

@@ -21,7 +21,7 @@ from typing import Literal
 from car_trio.store.appending import AppendFile
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
-from car_trio.store.layout import Layout, make_directory
+from car_trio.store.layout import Layout, exists, make_directory
 from car_trio.store.syncing import Sync, SyncThreads
 from car_trio.wire.runs import CatalogRow, RunRef
 
@@ -102,8 +102,10 @@ class Writer:
         return bool(self._rows or self._gone)
 
     def write(self, appends: Sequence[Append], removals: Sequence[Removal], *, flush: bool) -> Landed:
-        """Write a batch; with `flush` also sync all that `interval` left for later."""
+        """Write a batch; with `flush`, or after trouble, also sync all that `interval` left for later."""
         landed = Landed()
+        # What is older than the interval may not wait for another one once it can be written again.
+        flush = flush or any(file.to_rewrite for file in self._files.values())
         groups: dict[Target, list[Append]] = {}
         for append in appends:
             groups.setdefault(append.target, []).append(append)
@@ -132,7 +134,8 @@ class Writer:
             return []
         if self._catalog is not None:
             try:
-                self._catalog.write([append.row for append in self._rows if append.row], self._gone)
+                rows = [append.row for append in self._rows if append.row]
+                self._catalog.write(rows, self._gone, synced=self._durability != "os")
             except sqlite3.Error as error:
                 LOG.warning("the catalog cannot be written (%s); %d rows wait", error, len(self._rows))
                 return []
@@ -184,10 +187,11 @@ class Writer:
             self._file(target).append(payload)
 
     def _file(self, target: Target) -> AppendFile:
-        """The file of a target, as the one used last. Its directory exists and its name is durable."""
+        """The file of a target, as the one used last. Where a name is needed its directory exists, durably."""
         file = self._files.pop(target, None) or self._new_file(target)
         self._files[target] = file
-        self._directory(file.path.parent)
+        if not file.is_open:  # making a path costs as much as a write
+            self._directory(file.path.parent)
         return file
 
     def _new_file(self, target: Target) -> AppendFile:
@@ -331,7 +335,8 @@ def cause_of(error: OSError) -> str:
 def unlink_run(disk: Disk, layout: Layout, ref: RunRef) -> int:
     """Take a run's files off the disk; returns their bytes.
 
-    The first file goes first: it makes the others a run, so an interruption leaves no shortened run behind.
+    The first file goes first, durably: it makes the others a run, so an interruption leaves no shortened run
+    behind.
     """
     freed = 0
     segment = 0
@@ -342,6 +347,8 @@ def unlink_run(disk: Disk, layout: Layout, ref: RunRef) -> int:
             break
         freed += sum(found)
         segment += 1
+        if segment == 1 and exists(disk, layout.run_file(ref, segment)):
+            disk.sync_directory(layout.agent_directory(ref.agent_id))
     disk.sync_directory(layout.agent_directory(ref.agent_id))
     return freed
 

@@ -43,18 +43,24 @@ def example(
     return dict(locals())
 
 
-def by_cyclopts(words: list[str]) -> Any:
+def chosen(shell: Literal["a", "b c"], count: int = 1, /, *, page: bool = False) -> Any:
+    """Another."""
+    return (shell, count, page)
+
+
+def by_cyclopts(function: Any, words: list[str]) -> Any:
     app = App(version_flags=[])
-    app.default(for_cyclopts(example))
+    app.default(for_cyclopts(function))
     return app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(PLAIN | FLAGS | ODD, max_size=6))
-def test_what_is_bound_at_once_is_what_cyclopts_would_have_bound(words: list[str]) -> None:
-    found = bound(example, words)
+@pytest.mark.parametrize("function", [example, chosen])
+def test_what_is_bound_at_once_is_what_cyclopts_would_have_bound(function: Any, words: list[str]) -> None:
+    found = bound(function, words)
     if found is not None:
-        assert example(*found.given, **found.named) == by_cyclopts(words)
+        assert function(*found.given, **found.named) == by_cyclopts(function, words)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,7 @@ def test_plain_words_are_bound_at_once(words: list[str], named: dict[str, Any]) 
         ["r", "--agent", "a", "--agent", "b"],
         ["r", "--limit", "many"],
         ["r", "--limit", "-1"],
+        ["r", "--limit", "9" * 5000],
         ["r", "--kind", "z"],
         ["r", "--no-page"],
         ["r", "--help"],
@@ -89,6 +96,12 @@ def test_plain_words_are_bound_at_once(words: list[str], named: dict[str, Any]) 
 )
 def test_whatever_may_be_a_mistake_is_left_to_cyclopts(words: list[str]) -> None:
     assert bound(example, words) is None
+
+
+def test_a_word_in_its_place_is_read_by_its_type() -> None:
+    assert bound(chosen, ["b c", "--page"]) == (["b c"], {"page": True})
+    assert bound(chosen, ["z"]) is None
+    assert bound(chosen, ["a", "7"]) is None, "a number is left to cyclopts"
 
 
 def test_functions_of_other_shapes_are_left_to_cyclopts() -> None:

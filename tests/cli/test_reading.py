@@ -78,6 +78,20 @@ def test_an_open_run_is_counted_from_its_file(shell: Shell, home: Path) -> None:
     assert run["turn_count"] == 1
 
 
+def test_an_agent_without_a_run_is_a_no_with_the_nearest(shell: Shell, home: Path) -> None:
+    three_runs(home)
+    for flags in ([], ["--json"]):
+        ran = shell("runs", "ls", "--agent", "agnet", *flags)
+        assert (ran.code, ran.out) == (1, "")
+        assert "there is no agent 'agnet'; the nearest is 'agent'" in ran.err
+    assert shell("runs", "ls", "--agent", "agent", "--tool", "none").code == 0
+
+
+def test_a_clock_that_was_set_back_is_not_hidden() -> None:
+    assert screen.lasting(-16200) == "-4.5 h"
+    assert screen.lasting(-1) == "-1.00 s"
+
+
 def test_no_runs_are_said_to_be_none_and_a_reading_command_makes_no_home(shell: Shell, home: Path) -> None:
     assert shell("runs", "ls").out == "no runs\n"
     assert not home.exists()
@@ -192,6 +206,21 @@ def test_a_run_that_does_not_exist_is_a_no_with_the_nearest(
     ran = shell("runs", *words)
     assert ran.code == 1
     assert ran.err == "car-trio: there is no run 'rin-a'; the nearest is 'run-a'\n"
+
+
+def test_a_run_that_nothing_is_near_to_is_a_no_that_says_where_to_look(shell: Shell, home: Path) -> None:
+    write(home, A, whole(A))
+    ran = shell("runs", "show", "zzz")
+    assert (ran.code, ran.err) == (
+        1,
+        "car-trio: there is no run 'zzz'; car-trio runs ls lists what there is\n",
+    )
+
+
+def test_words_that_a_command_does_not_take_name_that_commands_help(shell: Shell, home: Path) -> None:
+    ran = shell("runs", "diff", "one")
+    assert ran.code == 2
+    assert ran.err.endswith("(car-trio runs diff --help shows its options)\n")
 
 
 # What an agent wrote

@@ -377,9 +377,13 @@ def test_a_machine_without_a_journal_is_a_usage_error(
 
 # The texts
 
-WORDS = st.text(
-    st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=["Cc", "Cs"]), min_size=1
+SPECIAL = st.sampled_from(
+    ["%h", "%%", "%n", "100%", "$HOME", "${X}", "$$", ";", "#", "\\", "\\x41", '"', "'", " ", "-"]
 )
+TEXT = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=["Cc", "Cs"]), max_size=3
+)
+WORDS = st.lists(SPECIAL | TEXT, min_size=1, max_size=6).map("".join)
 
 
 def command_line_of(unit: Path, runtime: Path) -> list[str]:
@@ -418,7 +422,7 @@ def test_systemd_reads_back_every_word_as_it_was(tmp_path_factory: pytest.TempPa
 @needs_systemd
 @pytest.mark.parametrize("home", [None, '/var/a b/100%/$HOME/${X}/"q"/it\'s/back\\slash/é/;/#'])
 def test_systemd_accepts_the_unit_and_starts_exactly_the_plan(tmp_path: Path, home: str | None) -> None:
-    odd = tmp_path / "in a $dir 100% {x}"
+    odd = tmp_path / "in a $dir 100% %h {x}"
     odd.mkdir()
     python = odd / "python"
     python.write_text("#!/bin/sh\n")

@@ -133,10 +133,20 @@ def test_an_agents_runs_are_told_apart_and_others_are_left_out(
     monkeypatch.setattr(tail.time, "sleep", Script().pause)
     monkeypatch.setattr(follow_files, "__kwdefaults__", {"pause": Script().pause})
     ran = shell("runs", "tail", "--agent", "agent")
-    assert ran.code == 0
+    assert (ran.code, ran.err) == (0, "")
     assert ran.out.splitlines()[0] == "run-a    begins, of agent"
     assert "echo" in ran.out
     assert "run-b" not in ran.out
+
+
+def test_an_agent_that_has_no_run_is_named_with_the_nearest_and_waited_for(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(home, A, [started(A)])
+    monkeypatch.setattr(follow_files, "__kwdefaults__", {"pause": Script().pause})
+    ran = shell("runs", "tail", "--agent", "agnet")
+    assert (ran.code, ran.out) == (0, "")
+    assert "the nearest is 'agent'; waiting for its first run" in ran.err
 
 
 def test_a_run_that_is_removed_meanwhile_is_over(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

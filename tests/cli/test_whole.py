@@ -160,6 +160,11 @@ def test_a_setting_that_cannot_be_used_is_exit_2(shell: Shell, home: Path) -> No
 # completion
 
 
+def test_a_shell_that_is_not_known_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["completion", "tcsh"]) == 2
+    assert "tcsh" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_a_completion_script_knows_every_command(shell_name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["completion", shell_name]) == 0

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.documents.pages import Block, blocks
-from tests.process.daemon_process import PATIENCE, DaemonProcess, clean_environment, lines_on_disk
+from tests.process.daemon_process import (
+    PATIENCE,
+    DaemonProcess,
+    clean_environment,
+    complete,
+    lines_on_disk,
+    start_run,
+)
 
 AGENTS = [block for language in ("python", "js") for block in blocks(language) if "agent" in block.words]
 NODE = shutil.which("node")
@@ -31,12 +38,12 @@ def command(block: Block, program: Path) -> list[str]:
     return [NODE, "--experimental-websocket", "--no-warnings", str(program)]
 
 
-def run(block: Block, daemon: DaemonProcess, tmp_path: Path) -> str:
+def run(block: Block, daemon: DaemonProcess, tmp_path: Path, **environment: str) -> str:
     program = tmp_path / ("program.py" if block.language == "python" else "program.mjs")
     program.write_text(block.text)
     done = subprocess.run(
         command(block, program),
-        env=clean_environment({"CAR_HOME": str(daemon.home), "CAR_DAEMON_URL": daemon.url}),
+        env=clean_environment({"CAR_HOME": str(daemon.home), "CAR_DAEMON_URL": daemon.url, **environment}),
         capture_output=True,
         text=True,
         check=False,
@@ -47,7 +54,13 @@ def run(block: Block, daemon: DaemonProcess, tmp_path: Path) -> str:
 
 
 def test_there_is_an_agent_for_each_way_of_writing_one():
-    assert [block.language for block in AGENTS] == ["python", "python", "js"]
+    ways = [(block.page, block.language) for block in AGENTS]
+    assert sorted(ways) == [
+        ("README.md", "python"),
+        ("docs/agent.md", "js"),
+        ("docs/agent.md", "python"),
+        ("docs/agent.md", "python"),
+    ]
 
 
 @pytest.mark.parametrize("block", AGENTS, ids=lambda block: block.name)
@@ -59,6 +72,16 @@ def test_an_agent_of_the_page_leaves_the_run_that_the_page_says(block, daemon, t
     assert (told["prompt"], told["output"]) == ("what do you make of it?", "it is short")
     assert ended["termination"]["outcome"]["summary"] == "3 words"
     assert ended["termination"]["outcome"]["status"] == "success"
+
+
+def test_the_library_lists_an_agents_runs_without_a_daemon(daemon, tmp_path):
+    with daemon.client("librarian") as client:
+        complete(client, start_run(client))
+    daemon.stop()
+    (tmp_path / ".local" / "state").mkdir(parents=True)
+    (tmp_path / ".local" / "state" / "car").symlink_to(daemon.home)
+    (block,) = [block for block in blocks("python") if "RunStore(" in block.text]
+    assert run(block, daemon, tmp_path, HOME=str(tmp_path)).split()[1:] == ["completed", "0"]
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.name)

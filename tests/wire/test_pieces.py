@@ -1,0 +1,149 @@
+"""Large JSON in pieces: the same value as in one go, however it is cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from car_trio.wire import pieces
+from car_trio.wire.pieces import Repeated, TooDeep, at_once, decoded_in_steps, encoded_parts, read_in_steps
+
+ANY_DEPTH = 10_000
+
+texts = st.text(st.sampled_from('ab",:[]{}\\é😀\n'), max_size=12)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
+    max_leaves=40,
+)
+layouts = st.sampled_from([{}, {"separators": (",", ":")}, {"indent": 1}, {"ensure_ascii": False}])
+
+
+@pytest.fixture(params=[1, 2, 7, 40])
+def piece_bytes(request, monkeypatch) -> int:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", request.param)
+    return request.param
+
+
+@contextmanager
+def cut_at(size: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PIECE_BYTES", size)
+        yield
+
+
+def counted(steps: Generator[None, None, Any]) -> tuple[int, Any]:
+    count = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return count, done.value
+        count += 1
+
+
+@given(values, layouts, st.integers(1, 60))
+@example({"a": ["]", '\\"', {}], "b": {"c": [[[]]]}}, {}, 1)
+def test_a_value_is_the_same_whether_it_is_decoded_at_once_or_in_pieces(value, layout, size):
+    document = json.dumps(value, **layout).encode()
+    with cut_at(size):
+        whole = at_once(decoded_in_steps(document, ANY_DEPTH, unique=True))
+    assert msgspec.json.encode(whole) == msgspec.json.encode(msgspec.json.decode(document))
+
+
+members = st.lists(
+    st.tuples(st.sampled_from("abc"), st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=3)),
+    max_size=6,
+)
+
+
+@given(members, members, st.integers(1, 40))
+@example([("a", 0), ("b", [2]), ("a", [1, 2, 3, 4])], [], 30)
+@example([("a", 0), ("b", {}), ("a", [[1, 2], 3, 4])], [], 30)
+@example([("a", 0), ("b", [[0]]), ("a", [[1, 2], 3, 4])], [], 33)
+def test_of_a_key_that_stands_twice_the_last_value_counts_or_it_is_refused(outer, inner, size):
+    def told(pairs: list[tuple[str, Any]]) -> str:
+        return "{%s}" % ",".join(f'"{key}":{json.dumps(value)}' for key, value in pairs)
+
+    document = f'[1,{{"x":{told(inner)},"y":{told(outer)},"z":[{told(inner)}]}}]'.encode()
+    is_unique = all(len(dict(pairs)) == len(pairs) for pairs in (inner, outer))
+    with cut_at(size):
+        assert at_once(decoded_in_steps(document, ANY_DEPTH)) == msgspec.json.decode(document)
+        if is_unique:
+            at_once(decoded_in_steps(document, ANY_DEPTH, unique=True))
+        else:
+            with pytest.raises(Repeated):
+                at_once(decoded_in_steps(document, ANY_DEPTH, unique=True))
+
+
+@given(values)
+@example([[1] * 600, [2.5, "x", [3] * 300] * 200, {}, [[]]])
+def test_parts_of_an_encoded_value_are_what_the_encoder_writes(value):
+    assert b"".join(encoded_parts(value)) == msgspec.json.encode(value)
+    in_order = msgspec.json.Encoder(order="sorted").encode(value)
+    assert b"".join(encoded_parts(value, in_order=True)) == in_order
+
+
+def test_no_part_of_an_encoded_value_is_large_unless_a_string_is():
+    value = {"a": [{"k": [1, 2.5]}] * 1000, "b": list(range(10_000))}
+    assert max(map(len, encoded_parts(value))) < 2000
+
+
+def test_a_key_that_stands_in_two_pieces_of_one_object_is_seen(piece_bytes):
+    document = b'{"a":1,"b":[2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20],"a":2}'
+    with pytest.raises(Repeated):
+        at_once(decoded_in_steps(document, ANY_DEPTH, unique=True))
+
+
+def test_every_step_takes_one_piece(piece_bytes):
+    document = b"[" + b",".join([b'{"k":[1,2.5,"three",null]}'] * 500) + b"]"
+    for steps in (decoded_in_steps(document, 9), read_in_steps(document)):
+        count, _ = counted(steps)
+        # A piece ends at the first comma after so many bytes.
+        assert count >= len(document) / (piece_bytes + 30)
+
+
+def test_no_piece_is_much_longer_than_it_should_be_unless_a_string_is(piece_bytes):
+    document = b'{"a":[' + b",".join([b'"%b"' % (b"x" * 200), b"[1,2]"] * 20) + b"]}"
+    longest = max(len(piece.text) for piece in pieces.pieces(document, ANY_DEPTH))
+    assert longest <= piece_bytes + 210
+
+
+@pytest.mark.parametrize("document", [b"[[[1,2],3],4]", b'{"a":{"b":[1,2]},"c":3}'])
+def test_a_document_may_nest_as_deep_as_there_is_room_and_no_deeper(document, piece_bytes):
+    assert at_once(decoded_in_steps(document, 3)) == msgspec.json.decode(document)
+    for steps in (decoded_in_steps(document, 2), read_in_steps(document, 2)):
+        with pytest.raises(TooDeep, match="nests more than 2 deep"):
+            at_once(steps)
+
+
+@pytest.mark.parametrize("bad", [b"1e999", b"-1E+400", b"1" * 400 + b".5", b"9" * 5000, b"1" * 250 + b"e99"])
+def test_a_number_that_no_reader_takes_is_found_wherever_it_stands(bad, piece_bytes):
+    document = b'{"a":[1,"1e999",{"b":%b}],"c":2}' % bad
+    for steps in (decoded_in_steps(document, ANY_DEPTH), read_in_steps(document)):
+        with pytest.raises(msgspec.ValidationError, match="out of range"):
+            at_once(steps)
+
+
+@pytest.mark.parametrize("fine", [b"1e99", b'"1e999"', b"1e-999", b"0e999", b'"' + b"7" * 9000 + b'"'])
+def test_a_number_that_can_be_read_and_a_text_of_digits_pass(fine, piece_bytes):
+    at_once(read_in_steps(b"[%b,1]" % fine))
+
+
+@given(st.text(st.sampled_from('"\\x'), max_size=30), st.integers(1, 9))
+def test_a_string_is_never_cut_whatever_is_escaped_in_it(text, size):
+    document = json.dumps([text, text, text]).encode()
+    with cut_at(size):
+        shown = [json.loads(b"[%b]" % piece.text.strip(b"[] ")) for piece in pieces.pieces(document, 1)]
+    assert [each for some in shown for each in some] == [text] * 3
