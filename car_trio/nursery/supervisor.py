@@ -22,7 +22,7 @@ from typing import NamedTuple
 import trio
 
 import car_trio
-from car_trio.config import Config, ConfigError
+from car_trio.config import Config, ConfigError, Server
 from car_trio.methods.context import Client, Daemon
 from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
@@ -174,13 +174,7 @@ async def live(
             )
             welcome = partial(admit, common, connections)
             async with trio.open_nursery() as listeners:  # dies first, and visits of the page with it
-                endpoints.listen(listeners, welcome)
-                if endpoints.page is not None:
-                    page = Page(
-                        server, endpoints.page.port, lambda stream, said: welcome(stream, False, said)
-                    )
-                    endpoints.page.listen(listeners, partial(page.welcome, listeners))
-                    LOG.info("the page is at %s; car-trio ui opens it", endpoints.page.url)
+                open_doors(endpoints, server, welcome, listeners)
                 ready()
                 notify(environment.notify_socket, "READY=1")
                 await stop_requested()
@@ -193,6 +187,17 @@ async def live(
                 connection.stop(deadline)
             guests.cancel_scope.deadline = deadline + LAST_FRAMES_SECONDS
         duties.cancel_scope.cancel()
+
+
+def open_doors(
+    endpoints: Endpoints, server: Server, welcome: Callable[..., object], listeners: trio.Nursery
+) -> None:
+    """Starts accepting connections, and visitors of the page, some of whom become connections."""
+    endpoints.listen(listeners, welcome)
+    if endpoints.page is not None:
+        page = Page(server, endpoints.page.port, lambda stream, said: welcome(stream, False, said))
+        endpoints.page.listen(listeners, partial(page.welcome, listeners))
+        LOG.info("the page is at %s; car-trio ui opens it", endpoints.page.url)
 
 
 def admit(
