@@ -18,6 +18,7 @@ CAMPAIGNS = {
     "kill": "SIGKILL at random moments of a daemon under load, and at every operation on its disk",
     "leak": "connections that come and go, and a daemon with 64 descriptors",
     "watch": "stopped and slow watchers, and random schedules of reconnecting ones",
+    "clock": "a wall clock that jumps by an hour and by ten years",
     "fault": "a disk that fails at its n-th operation, and a real one with 64 kB left",
     "twins": "daemons that are started on one root at once",
     "hostile": "mutated messages and frames",

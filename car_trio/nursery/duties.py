@@ -64,11 +64,12 @@ async def retention(daemon: Daemon, store: OpenStore) -> None:
     Slowly, because a file system that digests many removals at once makes creating files slow for everybody.
     """
     while True:
-        for row, why in await trio.to_thread.run_sync(store.expired):
+        now = store.look_at_clock()
+        for row, why in await trio.to_thread.run_sync(store.expired, now):
             await WAITS.settled(store.remove(row, why))
             daemon.runs.forget(row)
             await trio.sleep(REMOVAL_PAUSE)
-        await trio.to_thread.run_sync(store.drop_journals, set(daemon.sessions))
+        await trio.to_thread.run_sync(store.drop_journals, set(daemon.sessions), now)
         await trio.sleep(RETENTION_SECONDS)
 
 

@@ -6,6 +6,7 @@ Writing goes to the journal and nowhere else. Reading is plain functions that bl
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -19,12 +20,14 @@ from car_trio.nursery.limits import held_files
 from car_trio.nursery.together import Together
 from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
-from car_trio.store.catalog import CatalogWriter, open_catalog
+from car_trio.store.catalog import CatalogWriter, boot_id, open_catalog
 from car_trio.store.catalog_reader import utc_time
 from car_trio.store.disk import Disk
 from car_trio.store.events import drop_journals, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
+from car_trio.store.lived_time import FILE as CLOCK
+from car_trio.store.lived_time import UNSETTABLE_CLOCK, line_of, lived_time, look
 from car_trio.store.lock import StoreBusy, hold_lock
 from car_trio.store.log_files import lines, newest
 from car_trio.store.orphans import adopt_orphans
@@ -72,6 +75,7 @@ class OpenStore:
         self._disk = disk
         self._writer = writer
         self._index = RunIndex(layout, disk)
+        self._lived = lived_time(disk, layout)
         self.journal = journal
         self.health = health
         self.together = together
@@ -144,12 +148,22 @@ class OpenStore:
             rows = self._index.search(SearchRuns())[0]
         return [row for row in rows if row.ended_at is not None and (before is None or row.ended_at < before)]
 
-    def expired(self) -> list[Expired]:
-        """What the configured limits take away now."""
+    def look_at_clock(self) -> datetime:
+        """Notes what the clocks show and returns the wall clock's time, by which `expired` and `drop_journals` go."""
+        now = datetime.now(UTC)
+        seen = look(now, boot_id(), time.clock_gettime(UNSETTABLE_CLOCK))
+        if self._lived.look(seen):
+            self.journal.log(CLOCK, line_of(seen))
+        return now
+
+    def expired(self, now: datetime) -> list[Expired]:
+        """What the configured limits take away."""
         limits = self._config.runs
-        moment = datetime.now(UTC)
-        candidates = self._index.retention_candidates(moment, limits.max_per_agent, limits.max_age_days)
-        return expired(candidates, moment, limits.max_per_agent, limits.max_age_days)
+        candidates = self._index.retention_candidates(now, limits.max_per_agent, limits.max_age_days)
+        return expired(candidates, now, limits.max_per_agent, limits.max_age_days, self._when(now))
+
+    def _when(self, now: datetime) -> Callable[[datetime], datetime]:
+        return lambda moment: self._lived.now_is(moment, now)
 
     def events(self, client_id: str, ask: QueryEvents) -> EventsFound:
         return query(self._disk, self._layout, client_id, ask)
@@ -163,10 +177,10 @@ class OpenStore:
                 f"{self._layout.root / LEDGER} cannot be read: {error.strerror}; mend or remove it"
             ) from error
 
-    def drop_journals(self, live: Collection[str]) -> int:
+    def drop_journals(self, live: Collection[str], now: datetime) -> int:
         """Removes the event logs that are as old as runs may become; those of `live` connections stay."""
-        cutoff = ended_before(datetime.now(UTC), self._config.runs.max_age_days)
-        return 0 if cutoff is None else drop_journals(self._disk, self._layout, live, cutoff)
+        cutoff = ended_before(now, self._config.runs.max_age_days)
+        return 0 if cutoff is None else drop_journals(self._disk, self._layout, live, cutoff, self._when(now))
 
     # Approvals
 

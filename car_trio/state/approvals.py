@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from msgspec import Raw
 from msgspec.structs import asdict, replace
@@ -34,7 +34,6 @@ from car_trio.wire.host import (
     ResolveApproval,
     ResolveRequest,
 )
-from car_trio.wire.runs import rfc3339
 
 APPROVE = "approve"
 DENY = "deny"
@@ -83,7 +82,8 @@ class Approvals:
         self._log = log
         self._due = due
         self._pending: dict[str, Approval] = {}
-        self._ended: deque[ApprovalLine] = deque()
+        self._ended: deque[tuple[float, ApprovalLine]] = deque()
+        """With the time of the clock until which each is shown: a jump of the wall clock forgets nothing."""
         self._rows: dict[str, ApprovalRow] = {}
 
     # Asking
@@ -206,7 +206,7 @@ class Approvals:
         return self._seen(session, self._rows[row.id]), ticket
 
     def _too_late(self, approval_id: str) -> Refusal:
-        line = next((each for each in self._ended if each.id == approval_id), None)
+        line = next((each for _, each in self._ended if each.id == approval_id), None)
         if line is None:
             return Refusal(f"unknown approval '{approval_id}'")
         first = {"resolution": line.resolution, "resolved_by": line.resolved_by, "at": line.resolved_at}
@@ -278,7 +278,7 @@ class Approvals:
         )
         del self._pending[ended.id]
         self._rows[ended.id] = kept
-        self._ended.append(line)
+        self._ended.append((self._clock() + KEPT_SECONDS, line))
         self._forget_old()
         if approval.ended is not None:
             approval.ended(ended)
@@ -287,16 +287,17 @@ class Approvals:
         return self._log(encode(line))
 
     def _forget_old(self) -> None:
-        oldest = rfc3339(datetime.fromisoformat(self._now()) - timedelta(seconds=KEPT_SECONDS))
-        while self._ended and (len(self._ended) > MAX_ENDED or (self._ended[0].resolved_at or "") < oldest):
-            del self._rows[self._ended.popleft().id]
+        now = self._clock()
+        while self._ended and (len(self._ended) > MAX_ENDED or self._ended[0][0] < now):
+            del self._rows[self._ended.popleft()[1].id]
 
     def restore(self, lines: Iterable[ApprovalLine]) -> None:
         """What ended before this start, oldest first. Of the details only the digests were written."""
+        now = datetime.fromisoformat(self._now())
         for line in lines:
             row = {k: v for k, v in asdict(line).items() if k != "resolved_by"}
             self._rows[line.id] = ApprovalRow(**row, details=NULL)
-            self._ended.append(line)
+            self._ended.append((self._clock() + KEPT_SECONDS - _passed(line, now), line))
         self._forget_old()
 
     # Seeing
@@ -317,6 +318,14 @@ class Approvals:
 
     def _seen(self, session: Session, row: ApprovalRow) -> ApprovalRow:
         return row if sees_details(session, row.client_id) else replace(row, details=NULL)
+
+
+def _passed(line: ApprovalLine, now: datetime) -> float:
+    """Seconds since it ended; more than are shown when its line does not say."""
+    try:
+        return max(0.0, (now - datetime.fromisoformat(line.resolved_at or "")).total_seconds())
+    except (ValueError, TypeError):
+        return KEPT_SECONDS + 1
 
 
 def digest(details: bytes) -> str:

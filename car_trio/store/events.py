@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Collection
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from car_trio.store.catalog_reader import utc_time
 from car_trio.store.disk import Disk
 from car_trio.store.layout import Layout
 from car_trio.store.log_files import lines
+from car_trio.store.retention import When
 from car_trio.wire.events import Event, EventsFound, QueryEvents
 
 DIRECTORY = "journals"
@@ -40,7 +41,9 @@ def query(disk: Disk, layout: Layout, client_id: str, ask: QueryEvents) -> Event
     return EventsFound(len(found), list(found))
 
 
-def drop_journals(disk: Disk, layout: Layout, live: Collection[str], cutoff: datetime) -> int:
+def drop_journals(
+    disk: Disk, layout: Layout, live: Collection[str], cutoff: datetime, when: When = lambda moment: moment
+) -> int:
     """Removes the files that nobody has written to since, and whose connection is gone; returns how many."""
     directory = layout.root / DIRECTORY
     try:
@@ -51,7 +54,7 @@ def drop_journals(disk: Disk, layout: Layout, live: Collection[str], cutoff: dat
         name
         for name, found in entries
         if found.regular
-        and found.mtime_ns < cutoff.timestamp() * 1e9
+        and when(datetime.fromtimestamp(found.mtime_ns / 1e9, UTC)) < cutoff
         and re.split(r"[~.]", name)[0] not in live
     ]
     for name in old:

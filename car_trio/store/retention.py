@@ -1,20 +1,23 @@
 """Which runs have to go, and the line that stays of each (protocol `runs.md` section 3). Pure: no disk, no
-clock."""
+clock. Which run is old, and which of two is older, says `When`: the times that runs carry are only as good as the wall
+clock was (`lived_time.py`)."""
 
 from __future__ import annotations
 
 import logging
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from car_trio.store.layout import Layout
-from car_trio.wire.runs import CatalogRow
+from car_trio.wire.runs import CatalogRow, rfc3339
 
+When = Callable[[datetime], datetime]
+"""When a moment that was read from the wall clock was, by the wall clock of now."""
 LOG = logging.getLogger("car_trio.store")
 MAX_PER_AGENT = 1000
 MAX_AGE_DAYS = 90.0
@@ -47,7 +50,11 @@ class _Tombstone(msgspec.Struct, omit_defaults=True):
 
 
 def expired(
-    rows: Iterable[CatalogRow], now: datetime, max_per_agent: int, max_age_days: float
+    rows: Iterable[CatalogRow],
+    now: datetime,
+    max_per_agent: int,
+    max_age_days: float,
+    when: When = lambda moment: moment,
 ) -> list[Expired]:
     """The ended runs beyond either limit, the one that ended first in front. Open runs stay and do not
     count."""
@@ -55,13 +62,13 @@ def expired(
     places: dict[str, int] = {}
     gone: list[Expired] = []
     ended = [row for row in rows if row.ended_at is not None]
-    for row in sorted(ended, key=lambda row: row.started_at, reverse=True):
+    for row in sorted(ended, key=lambda row: _place(row.started_at, when), reverse=True):
         place = places[row.agent_id] = places.get(row.agent_id, 0) + 1
         if 0 < max_per_agent < place:
             gone.append(Expired(row, f"max_per_agent {max_per_agent}"))
-        elif cutoff is not None and _ended_before(row, cutoff):
+        elif cutoff is not None and _ended_before(row, cutoff, when):
             gone.append(Expired(row, f"max_age_days {max_age_days:g}"))
-    return sorted(gone, key=lambda expired: expired.row.ended_at or "")
+    return sorted(gone, key=lambda expired: _place(expired.row.ended_at or "", when))
 
 
 def ended_before(now: datetime, max_age_days: float) -> datetime | None:
@@ -121,10 +128,21 @@ def _number(values: dict[str, Any], key: str, default: float, kinds: tuple[type,
     return default
 
 
-def _ended_before(row: CatalogRow, cutoff: datetime) -> bool:
+def _ended_before(row: CatalogRow, cutoff: datetime, when: When) -> bool:
     # A time that cannot be read never makes a run old.
+    moment = _moment(row.ended_at or "")
+    return moment is not None and when(moment) < cutoff
+
+
+def _place(time: str, when: When) -> str:
+    """Where a time stands among others; one that cannot be read stands where its text does."""
+    moment = _moment(time)
+    return time if moment is None else rfc3339(when(moment))
+
+
+def _moment(time: str) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(row.ended_at or "")
+        moment = datetime.fromisoformat(time)
     except ValueError:
-        return False
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) < cutoff
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

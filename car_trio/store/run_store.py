@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from car_trio.store.catalog import CatalogWriter, open_catalog, throw_away
+from car_trio.store.catalog import CatalogWriter, boot_id, open_catalog, throw_away
 from car_trio.store.disk import Disk
 from car_trio.store.layout import Layout, encode_name
+from car_trio.store.lived_time import UNSETTABLE_CLOCK, lived_time, look
 from car_trio.store.lock import hold_lock
 from car_trio.store.orphans import adopt_orphans, reconcile, write_rows
 from car_trio.store.reader import Record, read_records
@@ -86,7 +88,9 @@ class RunStore:
         """Remove the ended runs beyond the limits of `config.toml`; returns how many. Raises `StoreBusy`."""
         limits = read_limits(self._layout)
         with self._writing() as catalog:
-            gone = expired(self._ended_rows(catalog), datetime.now(UTC), *limits)
+            now, lived = datetime.now(UTC), lived_time(self._disk, self._layout)
+            lived.look(look(now, boot_id(), time.clock_gettime(UNSETTABLE_CLOCK)))
+            gone = expired(self._ended_rows(catalog), now, *limits, lambda moment: lived.now_is(moment, now))
             return len(self._take_off(catalog, gone))
 
     def remove(self, run_ids: Iterable[str], why: str) -> list[RunRef]:

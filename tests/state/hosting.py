@@ -28,11 +28,12 @@ class Ticket:
 
 
 class Stage:
-    """`seconds` is the clock; `lines` what was written; `due` the earliest time that was asked for; `told` what chats
-    sent, as (connection, method, params)."""
+    """`seconds` is the clock, the wall clock is `wrong_by` so many; `lines` what was written; `due` the earliest time
+    that was asked for; `told` what chats sent, as (connection, method, params)."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.wrong_by = 0.0
         self.lines: list[dict[str, Any]] = []
         self.due = math.inf
         self.told: list[tuple[str, str, dict[str, Any]]] = []
@@ -55,7 +56,7 @@ class Stage:
         self.agents, self.approvals, self.events = self.host.agents, self.host.approvals, self.host.events
 
     def now(self) -> str:
-        return rfc3339(START + timedelta(seconds=self.seconds))
+        return rfc3339(START + timedelta(seconds=self.seconds + self.wrong_by))
 
     def _log(self, line: bytes) -> Ticket:
         self.lines.append(msgspec.json.decode(line))

@@ -344,6 +344,31 @@ def test_ended_rows_are_kept_for_a_day_and_pending_ones_for_as_long_as_they_are(
         stage.resolve(owner, ended.id)
 
 
+@pytest.mark.parametrize("jump", [3600, -3600, 10 * 365 * 86400, -10 * 365 * 86400])
+def test_a_jump_of_the_wall_clock_ends_no_row_and_forgets_none(stage, jump):
+    owner = unbound()
+    ended = stage.request(owner)
+    stage.resolve(owner, ended.id)
+    stage.request(owner, timeout_secs=60)
+    stage.wrong_by = jump
+    later = stage.request(owner)
+    stage.resolve(owner, later.id)
+    stage.wrong_by = 0.0
+    stage.seconds += 59
+    stage.approvals.expire(stage.seconds)
+    assert sorted(row.status for row in stage.approvals.listed(owner)) == ["pending", "resolved", "resolved"]
+
+
+@pytest.mark.parametrize("time", ["noon", "2026-11-20T12:00:00", None])
+def test_a_row_of_an_earlier_start_that_does_not_say_when_it_ended_is_not_shown(stage, time):
+    owner = unbound()
+    stage.resolve(owner, stage.request(owner).id)
+    line = msgspec.structs.replace(msgspec.convert(stage.lines[0], ApprovalLine), resolved_at=time)
+    after = Stage()
+    after.approvals.restore([line])
+    assert after.approvals.listed(HOST) == []
+
+
 def test_of_a_thousand_ended_rows_the_oldest_goes_first(stage):
     owner = unbound()
     first = stage.request(owner)

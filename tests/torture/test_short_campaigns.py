@@ -9,7 +9,17 @@ import pytest
 from torture.__main__ import CAMPAIGNS, campaign
 from torture.orders import Orders
 
-ROUNDS = {"kill": 40, "leak": 1000, "loop": 6, "watch": 500, "fault": 7, "twins": 20, "hostile": 150}
+ROUNDS = {
+    "kill": 40,
+    "power": 21,
+    "fault": 7,
+    "hostile": 150,
+    "leak": 1000,
+    "watch": 500,
+    "loop": 6,
+    "clock": 1,
+    "twins": 20,
+}
 
 
 @pytest.mark.parametrize("name", ROUNDS)
