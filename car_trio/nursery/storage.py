@@ -24,7 +24,7 @@ from car_trio.store.catalog import CatalogWriter, boot_id, open_catalog
 from car_trio.store.catalog_reader import utc_time
 from car_trio.store.disk import Disk, NotRegularError
 from car_trio.store.events import DIRECTORY as JOURNALS
-from car_trio.store.events import drop_journals, query
+from car_trio.store.events import drop_journals, journal_file, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.lived_time import FILE as CLOCK
@@ -168,6 +168,10 @@ class OpenStore:
 
     def events(self, client_id: str, ask: QueryEvents) -> EventsFound:
         return query(self._disk, self._layout, client_id, ask)
+
+    def log_event(self, client_id: str, lines: bytes, last: bool) -> Ticket:
+        """Hands events of a connection to the journal, which writes them when it has nothing better to do."""
+        return self.journal.log(journal_file(client_id), lines, last=last, idly=True)
 
     def ledger(self) -> list[bytes]:
         """The decisions of humans, line by line. Raises `ConfigError` when they cannot be read."""

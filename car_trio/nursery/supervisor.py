@@ -46,7 +46,6 @@ from car_trio.state.run import Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets
 from car_trio.state.web_sessions import WebSessions
-from car_trio.store.events import journal_file
 from car_trio.store.layout import encode_name
 from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
@@ -267,9 +266,7 @@ def build(
             tier=config.permissions.tier,
         ),
         check_name=encode_name,
-        log_event=lambda client_id, lines, last: journal.log(
-            journal_file(client_id), lines, last=last, idly=True
-        ),
+        log_event=store.log_event,
         now=now,
         new_id=lambda: str(uuid.uuid4()),
         uptime=lambda: trio.current_time() - started,
