@@ -15,7 +15,7 @@ from car_trio.cli.files import Files, point_in_time
 from car_trio.cli.flags import Flag, Home, Json
 from car_trio.cli.listing import table
 from car_trio.cli.screen import human_size, say_json
-from car_trio.store.lock import StoreBusy, lock_is_held
+from car_trio.store.lock import lock_is_held
 from car_trio.store.run_store import RunStore
 from car_trio.store.survey import survey
 from car_trio.wire.runs import CatalogRow, SearchRuns
@@ -90,7 +90,10 @@ def remove(
 def agreed_to(rows: list[CatalogRow], total: int) -> bool:
     """Asks; anything but a yes, also no answer at all, is a no."""
     print(f"Remove {len(rows)} runs, {human_size(total)}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # nobody has ended the line of the question
+        print(file=sys.stderr)
+    return answer.strip().lower() in {"y", "yes"}
 
 
 def taken_off(files: Files, run_ids: list[str], home: str | None) -> list[str]:
@@ -114,7 +117,10 @@ def reindex(*, home: Home = None) -> int:
     """Make the catalog anew from the run files. The daemon must be down."""
     files = Files(home)
     if lock_is_held(files.layout):
-        raise StoreBusy
+        raise FailedError(
+            "the catalog is not made anew while another process works with the store: stop the daemon "
+            "first, then run car-trio runs reindex again"
+        )
     total = sum(1 for _ in survey(files.disk, files.layout))
     bar = Bar(total)
     RunStore(files.root).reindex(bar.step)

@@ -54,6 +54,9 @@ def test_no_answer_and_any_answer_but_yes_removes_nothing(
     assert "old-0" in ran.out
     assert "nothing was" in ran.out
     assert "[y/N]" in ran.err
+    assert ran.err.endswith("\n") == (said == ""), (
+        "the terminal ends the line of an answer, nobody that of none"
+    )
 
 
 def test_a_dry_run_says_what_would_go_and_asks_nothing(shell: Shell, runs: Path) -> None:
@@ -119,7 +122,7 @@ def test_a_store_that_somebody_writes_is_not_reindexed(shell: Shell, home: Path,
     with hold_lock(Layout(home)):
         ran = shell("runs", "reindex")
     assert ran.code == 1
-    assert "in use" in ran.err
+    assert "stop the daemon first" in ran.err
 
 
 def test_progress_is_shown_on_a_terminal_only(

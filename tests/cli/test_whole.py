@@ -88,6 +88,12 @@ def test_a_failure_is_one_line_in_which_nothing_is_obeyed(capsys: pytest.Capture
     assert "\x1b" not in err
 
 
+def test_what_is_too_much_on_a_command_line_is_named(shell: Shell) -> None:
+    ran = shell("status", "it", "all")
+    assert ran.code == 2
+    assert "nothing more is expected at 'it' 'all' (car-trio status --help" in ran.err
+
+
 # Text
 
 
