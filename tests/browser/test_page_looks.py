@@ -218,3 +218,21 @@ def test_json_that_is_none_is_refused(screen: Screen) -> None:
     }"""
     broken = ["", "{", "[", '{"a', '{"a":', "[1", '["a', "[[[", "{]", "[}", '{"a":}']
     assert screen.ask(refuse, broken) == [["SyntaxError"] * 2] * len(broken)
+
+
+@pytest.mark.parametrize("width", [420, 620, 800])
+def test_nothing_in_the_frame_lies_over_another_in_a_narrow_window(
+    open_screen: Opener, daemon: DaemonProcess, width: int
+) -> None:
+    screen = open_screen(daemon, viewport={"width": width, "height": 800})
+    with daemon.client("librarian") as agent:
+        agent.call("host.request_approval", {"action": "burn a book"})
+        expect(screen["#approvals-count"]).to_have_text("1")
+    boxes = screen.ask(
+        "() => [...document.querySelectorAll('.top nav a, #link, .top > button')].map(each => each.getBoundingClientRect())"
+        ".map(box => [box.left, box.top, box.right, box.bottom])"
+    )
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0 and right <= width
+        for other in boxes[number + 1 :]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top, boxes
