@@ -1,4 +1,4 @@
-"""Small calls against an echo server, 1,000 idle connections, and what the daemon costs while nobody calls."""
+"""Small and large calls against echo servers, idle connections, and what the daemon costs while nobody calls."""
 
 from __future__ import annotations
 
@@ -9,76 +9,87 @@ from statistics import median
 from bench.client import Client, Flood, flood, processor_seconds, request
 from bench.figures import Figure
 from bench.processes import Daemon, Server, daemon, running
+from bench.uvloop_echo import loop_factory
 
 CLIENTS = 100
 PIPELINING_CLIENTS = 8
 WINDOW = 64
+LARGE_CLIENTS = 8
+LARGE_BYTES = 262_144
 IDLE_CONNECTIONS = 1000
 FRAME = request("state.get", {"key": "k"})
+LARGE_FRAME = request("state.get", {"key": "k", "more": "x" * LARGE_BYTES})
+STORING_FRAME = request("state.set", {"key": "k", "value": "x" * LARGE_BYTES})
+KINDS: dict[str, tuple[bytes, int, int, float | None]] = {
+    f"state.get, {CLIENTS} clients": (FRAME, CLIENTS, 1, 2.2),
+    f"state.get pipelined, {PIPELINING_CLIENTS} x {WINDOW}": (FRAME, PIPELINING_CLIENTS, WINDOW, 10.0),
+    f"calls of 256 KB, {LARGE_CLIENTS} clients": (LARGE_FRAME, LARGE_CLIENTS, 1, 4.0),
+    f"state.set of 256 KB, {LARGE_CLIENTS} clients": (STORING_FRAME, LARGE_CLIENTS, 1, None),
+}
+"""What is called: a frame, by how many clients, with how many in flight each, and the target. The large call is read
+and checked like any other, and its answer is small; the echo sends back what came."""
 
 
-def small_calls(directory: Path, quick: bool) -> list[Figure]:
-    """Both servers are up all the time and are asked in turns, so that what disturbs one disturbs the other."""
-    rounds, seconds = (3, 0.5) if quick else (9, 1.0)
+def calls(directory: Path, quick: bool) -> list[Figure]:
+    """All servers are up all the time and are asked in turns, so that what disturbs one disturbs the others."""
+    rounds, seconds = (1, 0.05) if quick else (9, 0.8)
     echo = Server("-m", "bench.echo", log=directory / "echo.log")
-    with daemon(directory / "calls") as ours, running(echo):
-        mine = [ours.client() for _ in range(CLIENTS)]
-        theirs = [Client(echo.port) for _ in range(CLIENTS)]
-        found: dict[int, list[tuple[Flood, Flood]]] = {1: [], WINDOW: []}
+    asyncio = Server("-m", "bench.uvloop_echo", log=directory / "asyncio.log")
+    with daemon(directory / "calls") as ours, running(echo), running(asyncio):
+        callers = [(ours.pid, [ours.client() for _ in range(CLIENTS)])]
+        callers += [(each.pid, [Client(each.port) for _ in range(CLIENTS)]) for each in (echo, asyncio)]
+        found: dict[str, list[list[Flood]]] = {name: [] for name in KINDS}
         for _ in range(rounds):
-            for window, count in ((1, CLIENTS), (WINDOW, PIPELINING_CLIENTS)):
-                found[window].append((
-                    flood(mine[:count], [FRAME] * count, window=window, seconds=seconds, server=ours.pid),
-                    flood(theirs[:count], [FRAME] * count, window=window, seconds=seconds, server=echo.pid),
-                ))  # fmt: skip
-    one, many = f"state.get, {CLIENTS} clients", f"state.get pipelined, {PIPELINING_CLIENTS} x {WINDOW}"
-    return [*_against(one, found[1], 2.0), *_against(many, found[WINDOW], 8.0)]
+            for name, (frame, count, window, _) in KINDS.items():
+                found[name].append([
+                    flood(clients[:count], [frame] * count, window=window, seconds=seconds, server=pid)
+                    for pid, clients in callers
+                ])  # fmt: skip
+    return [_against(name, found[name], KINDS[name][3]) for name in KINDS]
 
 
-def _against(name: str, pairs: list[tuple[Flood, Flood]], target: float) -> list[Figure]:
-    ours, theirs = (median(pair[i].rate for pair in pairs) for i in (0, 1))
-    cost = median(mine.server_rate / other.server_rate for mine, other in pairs)
-    detail = f"{ours:,.0f}/s against {theirs:,.0f}/s; by processor time x {cost:.2f}"
-    ratio = median(mine.rate / other.rate for mine, other in pairs)
-    return [Figure("calls", name, ratio, "x echo", detail, at_least=target)]
+def _against(name: str, rounds: list[list[Flood]], target: float | None) -> Figure:
+    ours, theirs, asyncio = (median(each[i].rate for each in rounds) for i in range(3))
+    cost = median(mine.server_rate / other.server_rate for mine, other, _ in rounds)
+    loop = "uvloop" if loop_factory() is not None else "asyncio's own loop"
+    detail = (
+        f"{ours:,.0f}/s against {theirs:,.0f}/s; by processor time x {cost:.2f}; "
+        f"{asyncio:,.0f}/s for websockets on {loop}"
+    )
+    ratio = median(mine.rate / other.rate for mine, other, _ in rounds)
+    return Figure("calls", name, ratio, "x echo", detail, at_least=target)
 
 
 def idle(directory: Path, quick: bool) -> list[Figure]:
-    """Processor time and memory of a daemon that nobody calls, then of its connections that say nothing."""
-    seconds = 3.0 if quick else 10.0
+    """Processor time and memory of a daemon that nobody calls, then with connections that say nothing."""
+    seconds, count = (0.2, 50) if quick else (20.0, IDLE_CONNECTIONS)
     with daemon(directory / "idle") as ours:
-        time.sleep(1)
-        before = processor_seconds(ours.pid)
-        time.sleep(seconds)
-        busy = (processor_seconds(ours.pid) - before) / seconds
+        time.sleep(0.2 if quick else 1)
+        alone = _busy(ours, seconds / 2)
         resident = ours.resident()
-        each = _per_connection(ours)
+        warm = [ours.client() for _ in range(20)]
+        before = ours.resident()
+        clients = [ours.client() for _ in range(count)]
+        each = (ours.resident() - before) / count
+        time.sleep(0.2 if quick else 1)
+        connected = _busy(ours, seconds)
+        for client in warm + clients:
+            client.close()
     return [
-        Figure(
-            "idle",
-            "processor",
-            round(busy * 100, 1),
-            "%",
-            f"{busy * 100:.3f} % over {seconds:g} s",
-            at_most=0.0,
-        ),
+        _processor("processor, no connections", alone, seconds / 2),
+        _processor(f"processor, {count:,} connections", connected, seconds),
         Figure("idle", "resident memory", resident / 1e6, "MB", at_most=60.0),
-        Figure(
-            "idle",
-            "memory per idle connection",
-            each / 1024,
-            "KiB",
-            f"{IDLE_CONNECTIONS} connections",
-            at_most=14.0,
-        ),
+        Figure("idle", "memory per idle connection", each / 1024, "KiB", f"{count:,} of them", at_most=12.0),
     ]
 
 
-def _per_connection(ours: Daemon) -> float:
-    warm = [ours.client() for _ in range(20)]
-    before = ours.resident()
-    clients = [ours.client() for _ in range(IDLE_CONNECTIONS)]
-    grown = ours.resident() - before
-    for client in warm + clients:
-        client.close()
-    return grown / IDLE_CONNECTIONS
+def _busy(ours: Daemon, seconds: float) -> float:
+    """The share of a processor that it takes."""
+    before = processor_seconds(ours.pid)
+    time.sleep(seconds)
+    return (processor_seconds(ours.pid) - before) / seconds
+
+
+def _processor(name: str, busy: float, seconds: float) -> Figure:
+    detail = f"{busy * 100:.3f} % over {seconds:g} s"
+    return Figure("idle", name, round(busy * 100, 1), "%", detail, at_most=0.0)

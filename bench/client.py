@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any, NamedTuple
 
 MASK = b"\x37\xfa\x21\x3d"
@@ -38,7 +39,7 @@ def masked(payload: bytes) -> bytes:
 
 def request(method: str, params: Any = None, request_id: int = 1) -> bytes:
     """A request as a frame."""
-    body = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params or {}}
+    body: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params or {}}
     return masked(json.dumps(body, separators=(",", ":")).encode())
 
 
@@ -119,11 +120,13 @@ class Client:
 
 
 class Flood(NamedTuple):
-    """What a flood did: messages answered, seconds, and seconds of processor time that the server took."""
+    """What a flood did: messages answered, seconds, seconds of processor time that the server took, and with one
+    request in flight per client the median of what a request took."""
 
     answered: int
     seconds: float
     server_seconds: float
+    p50: float
 
     @property
     def rate(self) -> float:
@@ -152,7 +155,10 @@ def flood(
         poll.register(descriptor, select.EPOLLIN)
     cpu = processor_seconds(server)
     begin = time.perf_counter()
-    for client, frame in by_descriptor.values():
+    sent: dict[int, float] = {}
+    took: list[float] = []
+    for descriptor, (client, frame) in by_descriptor.items():
+        sent[descriptor] = time.perf_counter()
         client.send(frame * window)
     answered, outstanding, until = 0, window * len(clients), begin + seconds
     while outstanding:
@@ -160,15 +166,18 @@ def flood(
         for descriptor, _ in poll.poll(PATIENCE):
             client, frame = by_descriptor[descriptor]
             found = client.count()
+            if found:
+                took.append(time.perf_counter() - sent[descriptor])
             answered += found
             outstanding -= found
             again = min(found, left[descriptor]) if sending else 0
             if again:
                 left[descriptor] -= again
                 outstanding += again
+                sent[descriptor] = time.perf_counter()
                 client.send(frame * again)
     elapsed = time.perf_counter() - begin
-    return Flood(answered, elapsed, max(processor_seconds(server) - cpu, 1e-9))
+    return Flood(answered, elapsed, max(processor_seconds(server) - cpu, 1e-9), median(took))
 
 
 def timed(action: Callable[[], Any], count: int) -> list[float]:

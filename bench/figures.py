@@ -33,14 +33,28 @@ class Figure:
             return f">= {self.at_least:g}"
         return "" if self.at_most is None else f"<= {self.at_most:g}"
 
+    @property
+    def number(self) -> str:
+        return f"{self.measured:.2f}" if abs(self.measured) < 100 else f"{self.measured:,.0f}"
+
 
 VERDICTS = {True: "met", False: "MISSED", None: ""}
 
 
 def row(figure: Figure) -> str:
-    number = f"{figure.measured:.2f}" if abs(figure.measured) < 100 else f"{figure.measured:.0f}"
-    left = f"{figure.bench:9} {figure.name:46} {number:>9} {figure.unit:8}"
+    left = f"{figure.bench:8} {figure.name:44} {figure.number:>9} {figure.unit:8}"
     return f"{left} {figure.target:>8} {VERDICTS[figure.met]:6}  {figure.detail}".rstrip()
+
+
+def markdown(figures: Iterable[Figure]) -> str:
+    """The table of `docs/performance.md`."""
+    lines = ["| what | measured | target | | |", "|---|---|---|---|---|"]
+    for each in figures:
+        verdict = "**missed**" if each.met is False else VERDICTS[each.met]
+        lines.append(
+            f"| {each.name} | {each.number} {each.unit} | {each.target} | {verdict} | {each.detail} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def save(figures: Iterable[Figure], about: dict[str, object], path: Path) -> None:

@@ -42,7 +42,7 @@ def plan(actions: int, text: str = "x" * 40) -> bytes:
 
 
 def plans(directory: Path, quick: bool) -> list[Figure]:
-    rounds = 5 if quick else 25
+    rounds = 2 if quick else 25
     small, large = (median(_whole(plan(count), rounds)) for count in (SMALL, LARGE))
     short, long = (median(_verifying(plan(SMALL, "y" * size), rounds)) for size in (TEXT, 10 * TEXT))
     return [

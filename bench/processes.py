@@ -77,6 +77,11 @@ class Server:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
+    def pin(self, processors: set[int]) -> None:
+        """Keeps the threads that it has now on these processors."""
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), processors)
+
     def resident(self) -> int:
         """Resident memory in bytes."""
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())

@@ -1,21 +1,22 @@
-"""Whole round trips: a call back into the client, a submit of one action, a turn to all who watch a run."""
+"""Whole round trips: a call back into the client, and a submit of one action."""
 
 from __future__ import annotations
 
 import json
-import select
+import os
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.client import PATIENCE, Client, masked, timed
-from bench.durable import TURN, one_turn, start_run
+from bench.client import Client, masked, timed
+from bench.durable import start_run
 from bench.figures import Figure
-from bench.processes import daemon
+from bench.processes import Server, daemon, running
 
 TOOL: dict[str, Any] = {"name": "echo", "parameters": {}}
-WATCHERS = (1, 10, 100)
+CALL: dict[str, Any] = {"type": "tool_call", "tool": "echo", "parameters": {"m": 1}}
+WRITE: dict[str, Any] = {"type": "state_write", "parameters": {"key": "k", "value": 1}}
 
 
 def submit(client: Client, action: dict[str, Any]) -> float:
@@ -34,57 +35,68 @@ def submit(client: Client, action: dict[str, Any]) -> float:
 
 
 def submits(directory: Path, quick: bool) -> list[Figure]:
-    count = 200 if quick else 2000
-    call = {"type": "tool_call", "tool": "echo", "parameters": {"m": 1}}
-    write = {"type": "state_write", "parameters": {"key": "k", "value": 1}}
-    with daemon(directory / "submits") as ours:
-        client = ours.client("agent")
-        client.call("tools.register", [TOOL])
-        without, with_callback = (_p50(client, action, count) for action in (write, call))
-        start_run(client)
-        recorded = _p50(client, call, count)
+    rounds, count = (2, 5) if quick else (9, 150)
+    echo = Server("-m", "bench.echo", log=directory / "echo.log")
+    with daemon(directory / "submits") as ours, running(echo):
+        client, other, recorder = ours.client("agent"), Client(echo.port), ours.client("recorder")
+        for each in (client, recorder):
+            each.call("tools.register", [TOOL])
+        start_run(recorder)
+        free = [[_p50(client, WRITE, count), _p50(client, CALL, count), _p50(recorder, CALL, count)]]
+        with one_processor(ours, echo):
+            pairs = [
+                (_p50(client, WRITE, count), _p50(client, CALL, count), _echo(other, count))
+                for _ in range(rounds)
+            ]
+        free += [
+            [_p50(client, WRITE, count), _p50(client, CALL, count), _p50(recorder, CALL, count)]
+            for _ in range(rounds)
+        ]
+    without, with_callback, recorded = (median(each[i] for each in free) for i in range(3))
+    trip, theirs = (
+        median(call - write for write, call, _ in pairs),
+        median(theirs for _, _, theirs in pairs),
+    )
     return [
-        Figure("work", "submit of one state_write, p50", without, "us", "no run, so nothing is recorded"),
-        Figure("work", "submit of one tool_call, p50", with_callback, "us", "no run; one callback"),
         Figure(
-            "work", "callback round trip, p50", with_callback - without, "us", "the difference of the two"
+            "submit", "callback round trip, one processor, p50",
+            median((call - write) / theirs for write, call, theirs in pairs), "x echo",
+            f"{trip:.0f} us, a submit with one less a submit without, against {theirs:.0f} us", at_most=0.6,
         ),
-        Figure("work", "submit of one tool_call, recorded, p50", recorded, "us", "one durable turn"),
-    ]
+        Figure("submit", "one state_write, p50", without, "us", "no run, so nothing is recorded"),
+        Figure("submit", "one tool_call, p50", with_callback, "us", "no run; one callback"),
+        Figure("submit", "one tool_call, recorded, p50", recorded, "us", "one durable turn"),
+    ]  # fmt: skip
 
 
 def _p50(client: Client, action: dict[str, Any], count: int) -> float:
     return median(timed(lambda: submit(client, action), count)) * 1e6
 
 
-def fan_out(directory: Path, quick: bool) -> list[Figure]:
-    turns = 50 if quick else 300
-    with daemon(directory / "fan-out") as ours:
-        writer = ours.client("agent")
-        watchers = [ours.client(host=True) for _ in range(max(WATCHERS))]
-        return [_fan_out(writer, watchers[:count], turns) for count in WATCHERS]
+def _echo(client: Client, count: int) -> float:
+    frame = masked(b"x" * 100)
+
+    def once() -> None:
+        client.send(frame)
+        client.count()
+
+    return median(timed(once, count)) * 1e6
 
 
-def _fan_out(writer: Client, watchers: list[Client], turns: int) -> Figure:
-    """From the moment a turn is sent until every watcher has it."""
-    run_id = start_run(writer)
-    frame = one_turn(run_id)
-    for watcher in watchers:
-        watcher.call("runs.subscribe", {"run_id": run_id})
-    poll = select.epoll()
-    waiting = {watcher.socket.fileno(): watcher for watcher in watchers}
-    for descriptor in waiting:
-        poll.register(descriptor, select.EPOLLIN)
+class one_processor:  # noqa: N801 - read as a word of the language
+    """Keeps servers, and whoever measures them, on one processor while the block runs."""
 
-    def one() -> None:
-        writer.send(frame)
-        missing = len(watchers)
-        while missing:
-            missing -= sum(waiting[descriptor].count() for descriptor, _ in poll.poll(PATIENCE))
-        writer.count()
+    def __init__(self, *servers: Server) -> None:
+        self._servers = servers
+        self._before = os.sched_getaffinity(0)
 
-    took = median(timed(one, turns)) * 1e6
-    for watcher in watchers:
-        watcher.call("runs.unsubscribe", {"run_id": run_id})
-    detail = f"{took / len(watchers):.0f} us per watcher; each turn of {len(json.dumps(TURN))} bytes is durable first"
-    return Figure("work", f"a turn to {len(watchers)} watchers, p50", took, "us", detail)
+    def __enter__(self) -> None:
+        first = min(self._before)
+        os.sched_setaffinity(0, {first})
+        for server in self._servers:
+            server.pin({first})
+
+    def __exit__(self, *_: object) -> None:
+        os.sched_setaffinity(0, self._before)
+        for server in self._servers:
+            server.pin(self._before)

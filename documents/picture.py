@@ -26,7 +26,7 @@ import trio
 from car_trio.cli import demo
 
 MADE = Path(__file__).parent.parent / "docs" / "pictures" / "runs-show.svg"
-COLUMNS, ROWS = 92, 60
+COLUMNS, ROWS = 104, 60
 CHARACTER, LINE, MARGIN = 8.43, 20, 20
 """Pixels: the width of a character at 14 px, the height of a line, the space around."""
 

@@ -23,6 +23,7 @@ CAMPAIGNS = {
     "twins": "daemons that are started on one root at once",
     "hostile": "mutated messages and frames",
     "autobahn": "the fuzzing client of the Autobahn test suite, where wstest is installed",
+    "service": "`car-trio service` under a systemd of its own, where root can start one",
     "loop": "how long large messages block the event loop",
 }
 

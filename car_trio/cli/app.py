@@ -92,7 +92,7 @@ def call(name: str, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        code = explain(error)
+        code = explain(error, name)
         if code is None:
             raise
         return code

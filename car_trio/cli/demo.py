@@ -247,7 +247,7 @@ async def replay(daemon: Running, acknowledged: dict[str, int]) -> None:
         for run in listed["runs"]:
             outcome = run.get("outcome", "-")
             tell(
-                f"list   {run['status']:11} {outcome:8} {run['turn_count']:3} turns  {escaped(run['intent'])}"
+                f"list   {run['status']:11} {outcome:15} {run['turn_count']:3} turns  {escaped(run['intent'])}"
             )
 
 

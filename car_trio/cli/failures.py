@@ -24,17 +24,20 @@ class FailedError(Exception):
         self.code = code
 
 
+LISTS = {"run": "car-trio runs ls", "agent": "car-trio runs ls", "approval": "car-trio approvals ls"}
+
+
 def no_such(what: str, name: str, known: Iterable[str]) -> FailedError:
-    """For a name that does not exist: says so, and the nearest that does."""
+    """For a name that does not exist: says so, and the nearest that does, or where to look."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(known), 1, cutoff=0.4)
-    hint = f"; the nearest is '{near[0]}'" if near else ""
-    return FailedError(f"there is no {what} '{name}'{hint}")
+    hint = f"the nearest is '{near[0]}'" if near else f"{LISTS[what]} lists what there is"
+    return FailedError(f"there is no {what} '{name}'; {hint}")
 
 
-def explain(error: Exception) -> int | None:
-    """Says what went wrong and returns the exit code; None for a defect, which deserves its traceback."""
+def explain(error: Exception, command: str = "COMMAND") -> int | None:
+    """Says what went wrong in a command and returns the exit code; None for a defect, which deserves its traceback."""
     if isinstance(error, BrokenPipeError):
         # Whoever read along has seen enough. What stays in the buffer must not fail once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
@@ -42,7 +45,7 @@ def explain(error: Exception) -> int | None:
     code = _code(error)
     if code is not None:
         said = one_line(" ".join(str(error).split()))
-        hint = " (car-trio --help lists what there is)" if _is_of_cyclopts(error) else ""
+        hint = f" (car-trio {command} --help shows its options)" if _is_of_cyclopts(error) else ""
         print(f"car-trio: {said}{hint}", file=sys.stderr)
     return code
 

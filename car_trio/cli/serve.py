@@ -79,9 +79,10 @@ def run_daemon(flags: Mapping[str, Any]) -> int:
     config = load(flags, environment())
     configure(config.log, config.environment.journal_stream)
     # What is loaded now stays, and a large message makes millions of objects that are no garbage: the collector's
-    # usual pace would make decoding one several times slower, with everybody waiting.
+    # usual pace would make decoding one several times slower, with everybody waiting. The young generations are kept
+    # small, because looking through half a million objects at once takes tens of milliseconds.
     gc.freeze()
-    gc.set_threshold(10_000, 50, 100)
+    gc.set_threshold(10_000, 10, 500)
     try:
         trio.run(_serve, config)
     except* ConfigError as group:

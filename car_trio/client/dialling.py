@@ -8,6 +8,7 @@ mean `DaemonUnreachable`, afterwards only that the socket has ended, which the l
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -105,6 +106,12 @@ def only(error: BaseException) -> BaseException:
     return only(exceptions[0]) if len(exceptions) == 1 else error
 
 
+def in_words(error: BaseException) -> str:
+    """What the system says, without the number and the address that the caller tells anyway."""
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else str(error)
+
+
 def unreachable(endpoint: Endpoint, error: BaseException | None) -> DaemonUnreachable:
     match error:
         case ConnectionRejected():
@@ -114,7 +121,7 @@ def unreachable(endpoint: Endpoint, error: BaseException | None) -> DaemonUnreac
             why = f"nothing that speaks WebSocket within {CONNECT_SECONDS:g} s"
         case OSError():
             attempts: tuple[BaseException, ...] = getattr(error.__cause__, "exceptions", (error,))
-            why = "; ".join(str(each) for each in attempts)
+            why = "; ".join(dict.fromkeys(map(in_words, attempts)))
         case _:
             why = f"it does not speak WebSocket ({type(error).__name__})"
     return DaemonUnreachable(str(endpoint.address), endpoint.found_by, why)

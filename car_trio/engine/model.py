@@ -13,12 +13,12 @@ is refused also where nobody would look at it.
 from __future__ import annotations
 
 import json
+import json.scanner
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from json.scanner import py_make_scanner
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +35,7 @@ PREFIX: Final = "invalid proposal JSON: "
 _FREE_FORM_DEPTH: Final = 3
 """How deep `parameters` and its like stand in a proposal."""
 
+_scanners: Any = json.scanner
 _decoder = msgspec.json.Decoder(Proposal)
 _TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(?:([Zz])|([+-]\d\d:?\d\d))", re.ASCII
@@ -123,7 +124,7 @@ class _Patient(json.JSONDecoder):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.scan_once = py_make_scanner(self)
+        self.scan_once: Any = _scanners.py_make_scanner(self)
 
 
 def plain(argument: Any) -> Any:

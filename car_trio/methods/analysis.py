@@ -32,6 +32,7 @@ from car_trio.wire.analysis import (
 )
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.frames import encode
+from car_trio.wire.pieces import encoded_parts
 from car_trio.wire.proposals import Action
 
 LARGE_BYTES = 64 * 1024
@@ -55,11 +56,15 @@ async def worked_out(context: Context, size: int, work: Callable[[*Ts], T], *arg
 
 async def _answered(context: Context, size: int, work: Callable[[*Ts], Any], *args: *Ts) -> Raw:
     """Encoded where it was worked out: a large answer is not encoded on the loop either."""
-    return await worked_out(context, size, _encoded, work, *args)
+    return await worked_out(context, size, _encoded, size, work, *args)
 
 
-def _encoded(work: Callable[[*Ts], Any], *args: *Ts) -> Raw:
-    return Raw(encode(work(*args)))
+def _encoded(size: int, work: Callable[[*Ts], Any], *args: *Ts) -> Raw:
+    return Raw(encoded(size, work(*args)))
+
+
+def encoded(size: int, value: Any) -> bytes:
+    return b"".join(encoded_parts(value)) if size > LARGE_BYTES else encode(value)
 
 
 def _bound_pairs(

@@ -34,7 +34,7 @@ from car_trio.wire.pieces import decoded_in_steps
 
 NULL = Raw(b"null")
 EMPTY = b"{}"
-SLICE_BYTES = 1024 * 1024
+SLICE_BYTES = 256 * 1024
 """Above this a message is prepared in slices by a task, unless its method says otherwise."""
 
 

@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 from car_trio.engine.execute import Execution, budget_seconds
 from car_trio.engine.model import parse_strict
 from car_trio.engine.permissions import evaluated, fingerprint
-from car_trio.methods.analysis import LARGE_BYTES, worked_out
+from car_trio.methods.analysis import LARGE_BYTES, encoded, worked_out
 from car_trio.methods.calling import Caller, Parameters
 from car_trio.methods.context import Answer, Context
 from car_trio.state.event_log import PlanEvents
@@ -109,11 +109,7 @@ async def submit(context: Context, submission: Submission) -> Answer:
         context.events.flush()
     if recorder.missed:
         result["recorded"] = recorder.recorded
-    return Answer(await worked_out(context, size, encoded, result), recorder.ticket)
-
-
-def encoded(result: dict[str, Any]) -> Raw:
-    return Raw(encode(result))
+    return Answer(Raw(await worked_out(context, size, encoded, size, result)), recorder.ticket)
 
 
 class Doorman:
@@ -169,8 +165,8 @@ class Doorman:
         said: list[str] = []
         offer = self._context.session.tools.get(action.tool or "")
         if offer is not None:
-            before, known = self._known.get(id(action), (None, []))
-            said += known if before is offer else self._problems(offer, action)
+            known = self._known.get(id(action))
+            said += known[1] if known and known[0] is offer else self._problems(offer, action)
         state = self._submission.state
         said += reasons(self._context.daemon.policies.current.policies, action, state)
         said += reasons(self._submission.policies(), action, state)

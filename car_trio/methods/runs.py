@@ -16,7 +16,7 @@ from car_trio.methods.context import Answer, Context, Subscription
 from car_trio.methods.traces import found, listing, snapshot, trace
 from car_trio.state.run import Run
 from car_trio.state.runs import unknown_run
-from car_trio.state.turns import Body, TurnTooLarge, narrated, received_bytes
+from car_trio.state.turns import Body, Cuts, TurnTooLarge, cut_outcome, narrated, received_bytes
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.runs import (
     CatalogRow,
@@ -49,8 +49,20 @@ def start(context: Context, ask: StartRun) -> Answer:
     return Answer(RunStarted(run.ref.run_id, run.ref.agent_id), run.ticket)
 
 
-def complete(context: Context, ask: CompleteRun) -> Answer:
-    ticket = context.daemon.runs.complete(context.session, ask.run_id, ask.outcome)
+class BoundedOutcome(NamedTuple):
+    ask: CompleteRun
+    cuts: Cuts
+
+
+def bound_outcome(context: Context, ask: CompleteRun) -> Generator[None, None, BoundedOutcome]:
+    cuts: Cuts = {}
+    yield from cut_outcome(ask.outcome, cuts)
+    return BoundedOutcome(ask, cuts)
+
+
+def complete(context: Context, bounded: BoundedOutcome) -> Answer:
+    ask = bounded.ask
+    ticket = context.daemon.runs.complete(context.session, ask.run_id, ask.outcome, bounded.cuts)
     context.events.note("run_completed", {"run_id": ask.run_id, "status": ask.outcome.status})
     context.events.flush()
     return Answer(RunCompleted(ask.run_id), ticket)

@@ -154,7 +154,13 @@ METHODS: dict[str, Method] = {
     ),
     # Runs
     "runs.start": Method(r.StartRun, runs.start, r.RunStarted, "Open a run, or find it again by its key."),
-    "runs.complete": Method(r.CompleteRun, runs.complete, r.RunCompleted, "End a run with its outcome."),
+    "runs.complete": Method(
+        r.CompleteRun,
+        runs.complete,
+        r.RunCompleted,
+        "End a run with its outcome.",
+        slices=runs.bound_outcome,
+    ),
     "runs.record_turns": Method(
         r.RecordTurns,
         runs.record_turns,

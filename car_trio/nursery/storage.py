@@ -208,7 +208,7 @@ class OpenStore:
 
 @asynccontextmanager
 async def open_store(
-    config: Config, disk: Disk | None = None, *, sync_threads: int = 16
+    config: Config, disk: Disk | None = None, *, sync_threads: int = 8
 ) -> AsyncGenerator[OpenStore]:
     """Takes the root's lock, then opens everything. On leaving, all that was accepted is written first.
 

@@ -6,7 +6,7 @@
 // single key decides: a button is reached with Tab and pressed.
 
 import { button, el, flat, json, line } from "./dom.js";
-import { ago, clock, count, spoken, tone } from "./words.js";
+import { ago, clock, count, tone } from "./words.js";
 
 const SHOWN_DECIDED = 100;
 
@@ -52,7 +52,7 @@ export class ApprovalsView {
   move(step) {
     const cards = [...this.cards.children];
     if (!cards.length) return;
-    this.selected = step === Infinity ? cards.length - 1 : step === -Infinity ? 0 : Math.max(0, Math.min(cards.length - 1, this.selected + step));
+    this.selected = Math.max(0, Math.min(cards.length - 1, this.selected + step));
     cards[this.selected].focus();
     cards[this.selected].scrollIntoView({ block: "nearest" });
   }
@@ -86,7 +86,7 @@ export class ApprovalsView {
     const age = el("time", { datetime: approval.created_at, title: clock(approval.created_at) }, ago(approval.created_at));
     const proof = el("p", { class: "proof" }, "comparing with the digest …");
     const answer = el("p", { class: "answer", role: "status" });
-    const card = { approval, age, proof, answer, isSending: false };
+    const card = { approval, age, proof, answer, isSending: false, isOver: false };
     card.buttons = approval.options.map((option) => {
       const look = { approve: "primary", deny: "danger" }[option] ?? "";
       return button(line(option === "approve" ? "Approve" : option === "deny" ? "Deny" : option, 200), () => this.#decide(card, option), { class: look, disabled: true });
@@ -107,11 +107,12 @@ export class ApprovalsView {
 
   #arm() {
     for (const card of this.#cards.values()) {
-      const { approval, isSending } = card;
-      const can = approval.isWhole === true && approval.status === "pending" && !isSending && this.page.link.isOpen;
+      const { approval } = card;
+      const isOpen = !card.isOver && !card.isSending && this.page.link.isOpen;
       // A refusal needs no look at what is refused.
-      const canDeny = approval.status === "pending" && !isSending && this.page.link.isOpen;
-      card.buttons.forEach((each, i) => (each.disabled = approval.options[i] === "deny" ? !canDeny : !can));
+      card.buttons.forEach((each, i) => {
+        each.disabled = !isOpen || !(approval.isWhole === true || approval.options[i] === "deny");
+      });
     }
   }
 
@@ -130,19 +131,18 @@ export class ApprovalsView {
   }
 
   #update(card, now) {
-    if (now === undefined || now === card.approval) return;
-    const isOver = now.status !== "pending" && card.approval.status === "pending";
-    card.approval.status = now.status;
-    if (!isOver) return;
+    if (card.isOver || now?.status === "pending") return;
+    card.isOver = true;
     card.element.classList.add("over");
-    card.answer.replaceChildren(el("span", { class: `badge ${tone(now.resolution ?? now.status)}` }, ended(now)), ` at ${clock(now.resolved_at)}`);
+    if (now) card.answer.replaceChildren(badge(now), ` at ${clock(now.resolved_at)}`);
+    else card.answer.replaceChildren("The daemon does not know this any more.");
     this.#arm();
   }
 
   #drawLog(rows) {
     this.logHead.hidden = rows.length === 0;
     this.log.replaceChildren(...rows.slice(0, SHOWN_DECIDED).map((row) => el("li", {},
-      el("span", { class: `badge ${tone(row.resolution ?? row.status)}` }, ended(row)),
+      badge(row),
       el("span", { class: "title" }, line(row.action, 200)),
       el("span", { class: "who" }, row.agent_id === null ? "" : line(row.agent_id, 80)),
       el("time", { datetime: row.resolved_at, title: row.resolved_at }, clock(row.resolved_at)))));
@@ -152,7 +152,9 @@ export class ApprovalsView {
 
 const NOT_WHOLE = "What is shown here is not all of what was asked, so it cannot be approved here. Large details come when others are decided.";
 
-function ended(row) {
-  if (row.status === "expired") return "expired";
-  return { approve: "approved", deny: "denied" }[row.resolution] ?? flat(spoken(row.resolution ?? row.status), 60);
+// How a row ended, in the words of the page for the usual options and in its own for others.
+function badge(row) {
+  const word = row.status === "expired" ? "expired" : row.resolution;
+  const shown = { approve: "approved", deny: "denied" }[word] ?? flat(word ?? row.status, 60);
+  return el("span", { class: `badge ${tone(word)}` }, shown);
 }

@@ -10,7 +10,8 @@ const UNSEEN =
   /(?:[\0-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}]|\p{Cs}|(?<!\p{Extended_Pictographic}\ufe0f?)\u200d)/gu;
 
 const CHUNK = 8_000;
-const MAX_MARGIN = 32;
+const MAX_MARGIN = 32; // characters; what begins further to the right is moved by two
+const MAX_MARGINS = 200; // lines of one string; those of a longer one begin at the left, which is cheap
 
 /** An element. `set`: attributes; `on…`: listeners; null and false are left out. Children are nodes or our own words. */
 export function el(tag, set = {}, ...children) {
@@ -79,7 +80,12 @@ export function prose(text) {
 // string begins: nothing is hidden, nothing is added, and it can be read.
 function stringToken(raw, kind, column) {
   const made = el("span", { class: kind });
-  raw.split(/((?<!\\)(?:\\\\)*\\n)/).forEach((part, i) => {
+  const parts = raw.split(/((?<!\\)(?:\\\\)*\\n)/);
+  if (parts.length > 2 * MAX_MARGINS) {
+    made.append(seen(parts.map((part, i) => (i % 2 ? part + "\n" : part)).join("")));
+    return made;
+  }
+  parts.forEach((part, i) => {
     made.append(seen(part));
     if (i % 2 === 0) return;
     const margin = el("span", { class: "margin" });

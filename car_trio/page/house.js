@@ -73,6 +73,15 @@ export class House {
     for (const what of ["agents", "approvals", "events", "health"]) this.changed(what);
   }
 
+  /** Forgets everything: who is signed out sees nothing. */
+  clear() {
+    this.agents = [];
+    this.approvals = new Map();
+    this.events = [];
+    this.degraded = null;
+    for (const what of ["agents", "approvals", "events"]) this.changed(what);
+  }
+
   /** Answers an approval; the row as it is then. Raises `Refused`, `Lost`. */
   async resolve(approval, resolution) {
     const raw = await this.#link.raw("host.resolve_approval", { approval_id: approval.id, resolution });

@@ -157,7 +157,8 @@ export class Link {
   #lost(code) {
     this.#drop();
     clearTimeout(this.#timer);
-    this.reason = code === GOING_AWAY ? "stopped" : "lost";
+    // A daemon that said that it stops is stopped until it answers again; that nobody answers says nothing new.
+    if (this.isOpen || this.reason !== "stopped") this.reason = code === GOING_AWAY ? "stopped" : "lost";
     const delay = this.#delay * (0.75 + Math.random() / 2);
     this.#delay = Math.min(LAST_DELAY, this.#delay * 2);
     this.retryAt = Date.now() + delay;

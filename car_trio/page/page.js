@@ -99,6 +99,7 @@ class Page {
     else this.lostAt ??= Date.now();
     document.body.dataset.link = state;
     get("link").textContent = { open: "live", connecting: "connecting …", waiting: "not connected", "signed-out": "signed out" }[state];
+    if (state === "signed-out") this.house.clear();
     const isSignIn = Boolean(get("main").querySelector(".sign-in"));
     if (isSignIn !== (state === "signed-out") || state === "signed-out") this.#place();
     this.view?.changed?.("connection");

@@ -12,10 +12,10 @@ import { fields, items, plain, words } from "./json.js";
 
 const PAGE = 64;
 const BUDGET = 24_000_000;
-const FIRST_LIMIT = 40;
+const FIRST_LIMIT = 24;
 const SHOWING = { reply: 500_000, most: 500 }; // characters and records of one answer, for the records in view
-const SEEKING = { reply: 2_000_000, most: 10_000 }; // and for those that are only looked at
-const SLICE = 500; // as many are looked at before the browser may draw
+const SEEKING = { reply: 1_000_000, most: 10_000 }; // and for those that are only looked at
+const SLICE = 8; // milliseconds of looking, before the browser may draw
 const BEYOND = Number.MAX_SAFE_INTEGER;
 
 export const UNKNOWN = 0, FINE = 1, FAILED = 2, DENIED = 3, DAMAGED = 4;
@@ -211,9 +211,12 @@ export class Trace {
     const limit = this.#limit(SEEKING);
     const from = step > 0 ? i : Math.max(0, i - limit + 1);
     const raws = (await this.#ask(from, step > 0 ? limit : i - from + 1)) ?? [];
+    let begun = performance.now();
     for (let n = 0; n < raws.length; n++) {
       this.#note(from + n, raws[n]);
-      if (n % SLICE === SLICE - 1) await new Promise((resolve) => setTimeout(resolve));
+      if (performance.now() - begun < SLICE) continue;
+      await new Promise((resolve) => setTimeout(resolve));
+      begun = performance.now();
     }
   }
 

@@ -18,6 +18,7 @@ from car_trio.state.policies import is_list
 from car_trio.state.run import Ticket
 from car_trio.wire.events import Event
 from car_trio.wire.frames import encode
+from car_trio.wire.pieces import encoded_parts
 from car_trio.wire.proposals import Action
 
 MAX_WAITING = 64
@@ -30,6 +31,14 @@ _sorted = msgspec.json.Encoder(order="sorted").encode
 def digest_of(parameters: dict[str, Any]) -> str:
     """SHA-256 of the parameters as compact JSON with sorted keys, in hex."""
     return hashlib.sha256(_sorted(parameters)).hexdigest()
+
+
+def patient_digest_of(parameters: dict[str, Any]) -> str:
+    """The same of large ones, for a thread: others go on meanwhile."""
+    digest = hashlib.sha256()
+    for part in encoded_parts(parameters, in_order=True):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 class EventLog:
@@ -113,18 +122,20 @@ class PlanEvents:
 
     def prepare(self, action: Action) -> None:
         """Makes the digest of its parameters now; any thread may do it."""
-        self._facts_of(action)
+        self._facts_of(action, patient_digest_of)
 
     def _common(self) -> dict[str, Any]:
         return {} if self._run_id is None else {"run_id": self._run_id}
 
-    def _facts_of(self, action: Action) -> dict[str, Any]:
+    def _facts_of(
+        self, action: Action, digest: Callable[[dict[str, Any]], str] = digest_of
+    ) -> dict[str, Any]:
         """Made once for each action, which lives as long as its plan."""
         known = self._facts.get(id(action))
         if known is None:
             known = self._common()
             if action.tool is not None:
                 known["tool"] = action.tool
-            known["parameters_sha256"] = digest_of(action.parameters)
+            known["parameters_sha256"] = digest(action.parameters)
             self._facts[id(action)] = known
         return known

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import msgspec
@@ -62,15 +61,16 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def outgrows(value: Any, most: int) -> bool:
-    """Whether the value has more than so many places and characters. Stops looking as soon as it has."""
+    """Whether the value takes more than so many bytes for sure. Stops looking as soon as it does."""
     waiting, seen = [value], 0
     while waiting and seen <= most:
         place = waiting.pop()
-        seen += 1
         if is_list(place):
-            waiting += place[: most + 1]
+            seen += 2 * len(place) + 1
+            waiting += place if seen <= most else []
         elif is_object(place):
-            waiting += islice(place.values(), most + 1)
+            seen += 5 * len(place) + 1
+            waiting += place.values() if seen <= most else []
         elif isinstance(place, str):
             seen += len(place)
     return seen > most

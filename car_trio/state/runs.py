@@ -19,7 +19,7 @@ from typing import Literal
 
 from car_trio.state.run import Event, Recorder, Run, Ticket, Watcher, from_row
 from car_trio.state.session import Session
-from car_trio.state.turns import Body, TurnTooLarge, ended_line, stamped, started_line
+from car_trio.state.turns import Body, Cuts, TurnTooLarge, ended_line, stamped, started_line
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.runs import (
     AgentOutcome,
@@ -306,14 +306,17 @@ class RunRegistry:
 
     # The end
 
-    def complete(self, session: Session, run_id: str, outcome: AgentOutcome) -> Ticket:
-        """`runs.complete`. To whom it is not allowed, a run does not exist. Raises Refusal, `Lookup`."""
+    def complete(
+        self, session: Session, run_id: str, outcome: AgentOutcome, cuts: Cuts | None = None
+    ) -> Ticket:
+        """`runs.complete`, with an outcome that was cut to size: `cuts`. To whom it is not allowed, a run does not
+        exist. Raises Refusal, `Lookup`."""
         run = self.find(run_id)
         if run is None or not self.may_read(session, run):
             raise unknown_run(run_id)
         if not run.is_open:
             raise Refusal(f"run `{run_id}` is already terminal — cannot record another outcome")
-        return self._end(run, Outcome(outcome))
+        return self._end(run, Outcome(outcome), cuts)
 
     def sweep(self, session_id: str, reason: IncompleteReason) -> None:
         """Ends every run that is still this connection's and still open."""
@@ -329,12 +332,12 @@ class RunRegistry:
         """The connection is gone: nothing is current there. Its runs stay open for the grace sweep to judge."""
         self._current.pop(session_id, None)
 
-    def _end(self, run: Run, termination: Termination) -> Ticket:
+    def _end(self, run: Run, termination: Termination, cuts: Cuts | None = None) -> Ticket:
         ended_at = self._now()
         record = Ended(
             run_id=run.ref.run_id, agent_id=run.ref.agent_id, termination=termination, ended_at=ended_at
         )
-        line = ended_line(record)
+        line = ended_line(record, cuts)
         run.status, run.ended_at = status_of(termination), ended_at
         if isinstance(termination, Outcome):
             run.outcome, run.summary = termination.outcome.status, termination.outcome.summary

@@ -10,7 +10,7 @@ Every `Raw` that passes has been decoded once: a record that a reader cannot dec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator
 from typing import NamedTuple, get_args
 
 import msgspec
@@ -18,7 +18,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import Json, encode
-from car_trio.wire.pieces import block, may_be_unreadable
+from car_trio.wire.pieces import PIECE_BYTES, block, may_be_unreadable
 from car_trio.wire.runs import (
     AgentOutcome,
     CliOutcome,
@@ -26,7 +26,6 @@ from car_trio.wire.runs import (
     Ended,
     EvidenceKind,
     NarratedTurn,
-    Outcome,
     Started,
     Turn,
     Verdict,
@@ -152,7 +151,7 @@ def _members(raw: Raw) -> _Members:
 
 def _text(raw: Raw) -> str | None:
     """What is a string; anything else is not decoded."""
-    return msgspec.json.decode(raw, type=str) if memoryview(raw)[:1] == b'"' else None
+    return msgspec.json.decode(raw, type=str) if bytes(memoryview(raw)[:1]) == b'"' else None
 
 
 def cli_outcome_of(output: Raw | UnsetType) -> CliOutcome | UnsetType:
@@ -212,7 +211,7 @@ def narrated(turn: NarratedTurn, recorded_at: str) -> Body:
 def received_bytes(turn: NarratedTurn) -> int:
     """How much there is to look at."""
     prompt = 0 if turn.prompt is None else len(turn.prompt)
-    return prompt + sum(len(bytes(raw)) for raw in (turn.parameters, turn.output) if raw is not UNSET)
+    return prompt + sum(len(memoryview(raw)) for raw in (turn.parameters, turn.output) if raw is not UNSET)
 
 
 def _cut_payload(raw: Raw | UnsetType, path: str, cuts: Cuts) -> Raw | UnsetType:
@@ -293,28 +292,27 @@ def started_line(record: Started) -> bytes:
     return _bounded(encode(record), "runs.start")
 
 
-def ended_line(record: Ended) -> bytes:
-    """The last line of a run. Raises Refusal (-32602) for evidence without a known kind, or a line too long."""
-    cuts: Cuts = {}
-    if isinstance(record.termination, Outcome):
-        _cut_outcome(record.termination.outcome, cuts)
+def ended_line(record: Ended, cuts: Cuts | None = None) -> bytes:
+    """The last line of a run, whose outcome was cut before: `cuts`. Raises Refusal (-32602) for a line too long."""
     record.truncated = cuts or None
     return _bounded(encode(record), "runs.complete")
 
 
-def _cut_outcome(outcome: AgentOutcome, cuts: Cuts) -> None:
+def cut_outcome(outcome: AgentOutcome, cuts: Cuts) -> Generator[None, None, None]:
+    """Cuts an outcome to size, some evidence in a step. Raises Refusal (-32602) for evidence without a known kind."""
     outcome.summary = cut_text(outcome.summary, "termination/outcome/summary", cuts)
-    outcome.evidence = _cut_evidence(outcome.evidence, cuts)
-
-
-def _cut_evidence(evidence: Sequence[Raw], cuts: Cuts) -> list[Raw]:
     kept: list[Raw] = []
-    for i, item in enumerate(evidence):
+    looked_at = 0
+    for i, item in enumerate(outcome.evidence):
         kept.append(cut_raw(item, f"termination/outcome/evidence/{i}", cuts))
         if _text(_members(item).kind) not in EVIDENCE_KINDS:
             expected = ", ".join(sorted(EVIDENCE_KINDS))
             raise invalid_params(f"runs.complete: outcome.evidence[{i}].kind must be one of {expected}")
-    return kept
+        looked_at += len(memoryview(item))
+        if looked_at > PIECE_BYTES:
+            looked_at = 0
+            yield
+    outcome.evidence = kept
 
 
 def _bounded(line: bytes, method: str) -> bytes:

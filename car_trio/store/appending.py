@@ -68,6 +68,11 @@ class AppendFile:
         return self._path_of(self._segment)
 
     @property
+    def is_open(self) -> bool:
+        """Whether the next append needs no name: nothing is looked up or made then."""
+        return self._descriptor is not None
+
+    @property
     def to_rewrite(self) -> int:
         """Bytes that were written once, whose sync failed and that are not written again yet."""
         return len(self._again)

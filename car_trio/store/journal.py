@@ -364,7 +364,7 @@ async def open_journal(
     sync_interval_ms: int = 1000,
     keep_free_bytes: int = 268435456,
     held_files: int = 256,
-    sync_threads: int = 16,
+    sync_threads: int = 8,
     catalog: CatalogWriter | None,
     on_health: Health,
     telling: Telling | None = None,

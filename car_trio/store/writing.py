@@ -187,10 +187,11 @@ class Writer:
             self._file(target).append(payload)
 
     def _file(self, target: Target) -> AppendFile:
-        """The file of a target, as the one used last. Its directory exists and its name is durable."""
+        """The file of a target, as the one used last. Where a name is needed its directory exists, durably."""
         file = self._files.pop(target, None) or self._new_file(target)
         self._files[target] = file
-        self._directory(file.path.parent)
+        if not file.is_open:  # making a path costs as much as a write
+            self._directory(file.path.parent)
         return file
 
     def _new_file(self, target: Target) -> AppendFile:

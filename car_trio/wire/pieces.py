@@ -9,6 +9,8 @@ What is decoded so is grown together again along the containers that were open a
 Everything here relies on a document that has passed a decoder's grammar before, as each `msgspec.Raw` of a message
 has: brackets match, strings end, escapes are whole. `Raw` leaves two things open, and only these are still looked
 for: numbers that no reader takes, and how deep the document nests.
+
+Encoding has the same cost where a value is large: it is made part by part too.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import accumulate
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 
@@ -50,6 +52,14 @@ class Piece(NamedTuple):
     after: bytes
     kept: int
     """How many of the brackets in `before` are still open at the end."""
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def plain_quotes(text: bytes) -> bytes:
@@ -152,7 +162,7 @@ class _Growing:
             ours[piece.kept - 1] if ours else decoded, len(piece.after) - max(piece.kept, 1)
         )
         if piece.after:
-            _ = opened[-1].pop() if isinstance(opened[-1], list) else opened[-1].pop(self._right)
+            _ = opened[-1].pop() if is_list(opened[-1]) else opened[-1].pop(self._right)
         for depth, (holder, more) in enumerate(zip(self._spine, ours, strict=True)):
             self._join(holder, more, is_innermost=depth == len(ours) - 1)
         if not ours:
@@ -176,26 +186,24 @@ class _Growing:
         for depth in range(len(self._spine)):
             yield decoded
             if depth < len(self._spine) - 1:
-                decoded = decoded[0] if isinstance(decoded, list) else decoded[self._left]
+                decoded = decoded[0] if is_list(decoded) else decoded[self._left]
 
     def _open_end(self, outermost: Any, depth: int) -> list[Any]:
         """The containers from this one down to the one with the mark; nothing when there is no mark."""
         if depth < 0:
             return []
         if depth == 0:
-            last = (
-                outermost[-1:] == [self._right] if isinstance(outermost, list) else self._right in outermost
-            )
+            last = outermost[-1:] == [self._right] if is_list(outermost) else self._right in outermost
             return [outermost] if last else []
         # Of an object whose keys repeat, the one that is open need not stand last.
-        inner = outermost[-1:] if isinstance(outermost, list) else reversed(outermost.values())
+        inner = outermost[-1:] if is_list(outermost) else reversed(outermost.values())
         for each in inner:
-            if isinstance(each, (list, dict)) and (found := self._open_end(each, depth - 1)):
+            if (is_list(each) or is_object(each)) and (found := self._open_end(each, depth - 1)):
                 return [outermost, *found]
         return []
 
     def _join(self, holder: Any, more: Any, *, is_innermost: bool) -> None:
-        if isinstance(holder, list):
+        if is_list(holder):
             holder.extend(more if is_innermost else more[1:])
             return
         if not is_innermost:
@@ -239,6 +247,45 @@ def read_in_steps(document: bytes, room: int = sys.maxsize) -> Generator[None, N
         if may_be_unreadable(piece.text):
             _read(_whole(piece, b"", b""))
         yield
+
+
+# Encoding
+
+_AT_ONCE: Final = 256
+_SCALARS: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))
+_encode: Final = msgspec.json.Encoder().encode
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+def encoded_parts(value: Any, *, in_order: bool = False) -> Iterator[bytes]:
+    """The value as JSON, part by part, each made quickly; with `in_order` the keys are sorted."""
+    encode = _encode_sorted if in_order else _encode
+    if is_list(value):
+        yield b"["
+        yield from _list_parts(value, encode, in_order=in_order)
+        yield b"]"
+    elif is_object(value):
+        comma = b"{"
+        for key in sorted(value) if in_order else value:
+            yield b"%b%b:" % (comma, encode(key))
+            yield from encoded_parts(value[key], in_order=in_order)
+            comma = b","
+        yield b"}" if value else b"{}"
+    else:
+        yield encode(value)
+
+
+def _list_parts(items: list[Any], encode: Callable[[Any], bytes], *, in_order: bool) -> Iterator[bytes]:
+    for at in range(0, len(items), _AT_ONCE):
+        some = items[at : at + _AT_ONCE]
+        comma = b"," if at else b""
+        if set(map(type, some)) <= _SCALARS:
+            yield comma + encode(some)[1:-1]
+            continue
+        for each in some:
+            yield comma
+            yield from encoded_parts(each, in_order=in_order)
+            comma = b","
 
 
 def at_once(steps: Generator[None, None, T]) -> T:

@@ -76,7 +76,9 @@ def test_after_another_start_of_the_daemon_the_page_says_to_sign_in_again(
     screen.allow(LOST)
     with daemon.client("librarian") as agent:
         complete(agent, start_run(agent, intent="sort the shelf"))
-    expect(screen.row(0)).to_contain_text("sort the shelf")
+        agent.call("host.request_approval", {"action": "burn a book", "system_level": True})
+        expect(screen.row(0)).to_contain_text("sort the shelf")
+        expect(screen["#notice"]).to_contain_text("burn a book")
     assert daemon.stop() == 0
     expect(screen["#alert"]).to_contain_text("The daemon was stopped.")
     expect(screen["#alert"]).to_contain_text("Try now")
@@ -84,6 +86,8 @@ def test_after_another_start_of_the_daemon_the_page_says_to_sign_in_again(
     daemon.start()
     screen.shows("You were signed out: the daemon was started anew")
     assert "sort the shelf" not in screen["main"].inner_text()
+    expect(screen["#notice"]).to_be_hidden()
+    expect(screen.page).to_have_title("Runs · car-trio")
     screen.sign_in()
     screen.shows("sort the shelf")
 
@@ -140,20 +144,26 @@ def test_what_happened_while_the_connection_was_broken_is_shown_when_it_is_back(
     daemon, between = wire
     screen = open_screen(daemon, at=between.url)
     screen.allow(LOST)
-    between.cut()
-    expect(screen["#link"]).not_to_have_text("live")
     with daemon.client("librarian") as agent:
-        complete(agent, start_run(agent, intent="behind your back"), "failure")
         agent.call("host.register_agent", {"name": "Librarian", "kind": "test"})
+        expect(screen["#agents-count"]).to_have_text("1")
+        between.cut()
+        expect(screen["#link"]).not_to_have_text("live")
+        complete(agent, start_run(agent, intent="behind your back"), "failure")
+        agent.call("host.register_agent", {"name": "Cook", "kind": "test"})
         agent.call("host.request_approval", {"action": "burn a book", "system_level": True})
         between.mend()
         expect(screen.row(0)).to_contain_text("behind your back")
         expect(screen["#notice"]).to_contain_text("burn a book")
-        expect(screen["#agents-count"]).to_have_text("1")
+        expect(screen["#agents-count"]).to_have_text("2")
         screen.go("#/events")
-        kinds = screen["main .kind"].all_inner_texts()
-        assert [kind for kind in kinds if kind.startswith("run.")] == ["run.ended", "run.started"]
-        assert len(kinds) == len(set(kinds))
+        assert screen["main .kind"].all_inner_texts() == [
+            "approval.requested",
+            "agent.registered",
+            "run.ended",
+            "run.started",
+            "agent.registered",
+        ]
 
 
 def test_a_page_of_another_origin_gets_nothing(open_screen: Opener, daemon: DaemonProcess) -> None:

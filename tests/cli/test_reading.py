@@ -208,6 +208,21 @@ def test_a_run_that_does_not_exist_is_a_no_with_the_nearest(
     assert ran.err == "car-trio: there is no run 'rin-a'; the nearest is 'run-a'\n"
 
 
+def test_a_run_that_nothing_is_near_to_is_a_no_that_says_where_to_look(shell: Shell, home: Path) -> None:
+    write(home, A, whole(A))
+    ran = shell("runs", "show", "zzz")
+    assert (ran.code, ran.err) == (
+        1,
+        "car-trio: there is no run 'zzz'; car-trio runs ls lists what there is\n",
+    )
+
+
+def test_words_that_a_command_does_not_take_name_that_commands_help(shell: Shell, home: Path) -> None:
+    ran = shell("runs", "diff", "one")
+    assert ran.code == 2
+    assert ran.err.endswith("(car-trio runs diff --help shows its options)\n")
+
+
 # What an agent wrote
 
 

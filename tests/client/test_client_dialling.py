@@ -23,7 +23,8 @@ async def test_a_daemon_that_is_not_there_is_named_with_its_address_and_the_next
                 raise AssertionError("connected to nothing")
     assert isinstance(caught.value, CarError)
     assert caught.value.address == "ws://127.0.0.1:1/"
-    for part in ("ws://127.0.0.1:1/", "the url argument", "refused", "car-trio serve", "CAR_DAEMON_URL"):
+    assert caught.value.why == "Connection refused"
+    for part in ("ws://127.0.0.1:1/", "the url argument", "car-trio serve", "CAR_DAEMON_URL"):
         assert part in str(caught.value)
 
 

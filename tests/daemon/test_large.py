@@ -9,6 +9,7 @@ import trio
 
 from car_trio.methods import analysis, calling, proposals, table
 from car_trio.state import values
+from car_trio.state.policies import outgrows
 from car_trio.wire import pieces
 from tests.daemon.test_policies import call, plan, policy_file, rows, with_tools
 from tests.peer import Refused, open_house
@@ -73,6 +74,23 @@ async def test_a_large_message_is_prepared_in_many_steps(tmp_path, autojump_cloc
             counts.append(steps.count - len(text) // 65_536)
         # The bytes themselves come in steps too.
         assert counts[1] - counts[0] >= len(message) // pieces.PIECE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "is_more"),
+    [
+        (["x"] * 10, 40, False),
+        ([1] * 30, 40, True),
+        ([[[1] * 30]], 40, True),
+        ({"a": {"b": "x" * 41}}, 40, True),
+        ({str(n): n for n in range(9)}, 40, True),
+        ({"a": 1, "b": [2, 3]}, 40, False),
+        (None, 40, False),
+    ],
+)
+def test_what_outgrows_a_bound_is_told_without_looking_at_all_of_it(value, most, is_more):
+    assert outgrows(value, most) is is_more
+    assert not is_more or len(json.dumps(value)) > most
 
 
 async def test_a_large_value_comes_back_as_it_was_and_counts_until_it_is_replaced(tmp_path, autojump_clock):

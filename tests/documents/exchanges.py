@@ -1,6 +1,6 @@
 """The examples of a page, replayed: what the client sends is sent, what the daemon answers must be what is shown.
 
-An example is a block `jsonc as NAME`; NAME is a client that stays the same through the page: `stranger` has not
+An example is a block `text as NAME`; NAME is a client that stays the same through the page: `stranger` has not
 authenticated (and is a new one each time), `host` has the host role, any other is bound to the agent of that name. A
 line may name another client: `host → {…}`. Ids, times and durations differ each time; one that is shown stands for the
 one that came, also where it is sent back.
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tests.peer import HOST_TOKEN, TOKEN, House, Peer
 
-BLOCK = re.compile(r"^```jsonc as (\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```text as (\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINE = re.compile(r"^(?:(\w+) )?([→←]) ", re.MULTILINE)
 DIFFERS = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT[\d:.]+Z|(?:[a-z]+-)?[0-9a-f]{12,64}"

@@ -69,6 +69,8 @@ COMMANDS: dict[str, Runs | CannotRun] = {
     "car-trio runs show RUN": Runs("tidy the notes"),
     "car-trio runs tail --all": Runs("turn 0|tidy", up=True, stays=True),
     "car-trio ui": Runs("http://127.0.0.1:.*#code=", up=True),
+    # docs/page.md
+    "car-trio ui --print": Runs("http://127.0.0.1:.*#code=", up=True),
     # docs/configuration.md
     "car-trio config show": Runs("max_per_agent"),
     # docs/operations.md
@@ -104,6 +106,7 @@ COMMANDS: dict[str, Runs | CannotRun] = {
     "./scripts/torture NAME --minutes 5": CAMPAIGN,
     "./scripts/compat": CannotRun("it installs 240 MB of clients from PyPI"),
     "./scripts/protocol": CannotRun("it writes the page; test_protocol_page.py runs what it runs"),
+    "./scripts/screenshots": CannotRun("it writes the pictures of the page; tests/browser drives the page"),
     "./scripts/picture": CannotRun("it writes the picture; test_picture.py runs what it runs"),
 }
 

@@ -12,7 +12,8 @@ from tests.documents.pages import PAGES, ROOT, anchors, prose
 
 
 def links(page: Path) -> list[str]:
-    return re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    text = prose(page)
+    return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -27,10 +28,16 @@ def test_every_link_that_is_not_of_the_web_leads_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_readme_leads_to_every_page_and_every_picture():
-    told = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
-    pages = {path for path in (ROOT / "docs").rglob("*") if path.suffix in {".md", ".svg", ".png"}}
-    assert pages <= told
+def led_to(page: Path) -> set[Path]:
+    return {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+
+
+def test_the_readme_leads_to_every_page():
+    assert set((ROOT / "docs").glob("*.md")) <= led_to(ROOT / "README.md")
+
+
+def test_every_picture_is_shown_on_a_page():
+    assert set((ROOT / "docs" / "pictures").iterdir()) <= set().union(*map(led_to, PAGES))
 
 
 def test_every_dependency_has_its_reason():

@@ -17,6 +17,8 @@ from car_trio.state.turns import (
     MAX_LINE_BYTES,
     MAX_STRING_BYTES,
     TurnTooLarge,
+    cut_outcome,
+    cut_raw,
     cut_text,
     ended_line,
     executed,
@@ -25,6 +27,7 @@ from car_trio.state.turns import (
     started_line,
 )
 from car_trio.wire.errors import Refusal
+from car_trio.wire.pieces import PIECE_BYTES, at_once
 from car_trio.wire.runs import (
     AgentOutcome,
     CliOutcome,
@@ -249,8 +252,17 @@ def test_a_start_that_no_cut_makes_fit_is_refused():
     assert caught.value.code == -32602
 
 
+def cut_and_ended(record: Ended) -> bytes:
+    cuts: dict = {}
+    if isinstance(record.termination, Outcome):
+        at_once(cut_outcome(record.termination.outcome, cuts))
+    return ended_line(record, cuts)
+
+
 def end(outcome: AgentOutcome) -> dict:
-    return json.loads(ended_line(Ended(run_id="r", agent_id="a", termination=Outcome(outcome), ended_at="t")))
+    return json.loads(
+        cut_and_ended(Ended(run_id="r", agent_id="a", termination=Outcome(outcome), ended_at="t"))
+    )
 
 
 def test_summary_and_evidence_are_cut_and_named_by_their_place():
@@ -270,9 +282,63 @@ def test_evidence_without_a_known_kind_is_refused_by_its_place(item):
         end(AgentOutcome(status="done", evidence=[good, Raw(item)]))
 
 
+def test_much_evidence_is_cut_in_many_steps():
+    item = Raw(json.dumps({"kind": "tool_result", "text": "s" * 20_000}))
+    steps = cut_outcome(AgentOutcome(status="done", evidence=[item] * 30), {})
+    assert len(list(steps)) == 30 // (PIECE_BYTES // 20_000 + 1)
+
+
+NUMBERS = b"[" + b"1," * 90_000 + b"1]"
+
+
+@pytest.mark.parametrize(
+    ("before", "is_kept"),
+    [
+        (b'{"a":"%b","n":[1,2]}' % (b"x" * 500_000), True),
+        (b'{"a":"%b","b":"%b"}' % (b"x" * 200_000, b'\\"\\\\' * 100_000), True),
+        (b'{"a":"%b","n":%b}' % (b"x" * 500_000, NUMBERS), True),
+        (b'{"a":"%b","n":[%b,%b]}' % (b"x" * 500_000, NUMBERS, NUMBERS), False),
+        (b'{"n":[%b,%b],"a":"%b"}' % (NUMBERS, NUMBERS, b"x" * 500_000), False),
+        (b'{"a":[%b"x"]}' % (b'"%b",' % (b"x" * 9000) * 60), False),
+        (b'{"a":[%b"x"]}' % (b'"%b",' % (b"x" * 30_000) * 10), True),
+        (b'{"a":[%b"x"]}' % (b'"%b",' % (b"x" * 30_000) * 40), False),
+    ],
+)
+def test_a_very_large_payload_is_cut_when_its_long_strings_are_all_that_is_too_much(before, is_kept):
+    turn = line(NarratedTurn(output=Raw(before)))
+    if is_kept:
+        assert all(cut["bytes"] > MAX_STRING_BYTES for cut in turn["truncated"].values())
+        assert all(path.startswith("output/") for path in turn["truncated"])
+    else:
+        assert turn["output"] == FIELD_MARK
+        assert turn["truncated"] == {"output": {"bytes": len(before), "sha256": sha(before)}}
+
+
+def test_a_string_is_found_to_be_too_long_wherever_it_begins():
+    for begin in (0, 1, 8190, 8191, 8192, 16_000):
+        for length in (MAX_STRING_BYTES, MAX_STRING_BYTES + 1):
+            payload = b'["%b","%b"]' % (b"a" * begin, b"x" * length)
+            cuts: dict = {}
+            cut_raw(Raw(payload), "output", cuts)
+            assert set(cuts) == ({"output/1"} if length > MAX_STRING_BYTES else set())
+
+
+def test_a_large_payload_with_a_number_that_cannot_be_read_is_refused():
+    with pytest.raises(Refusal, match="output cannot be read back"):
+        line(NarratedTurn(output=Raw(b'["%b",1e999]' % (b"x," * 10_000))))
+
+
+def test_what_we_encoded_ourselves_is_not_read_again():
+    assert bytes(cut_raw(Raw(b"[1e999]"), "parameters", {}, is_ours=True)) == b"[1e999]"
+
+
+def test_a_prompt_that_is_no_string_is_no_prompt():
+    assert "prompt" not in row(parameters=Raw(b'{"prompt":{"a":1}}'))
+
+
 def test_an_incomplete_end_has_nothing_to_cut():
     record = Ended(run_id="r", agent_id="a", termination=Incomplete("shutdown"), ended_at="t")
-    assert msgspec.json.decode(ended_line(record))["termination"] == {
+    assert msgspec.json.decode(cut_and_ended(record))["termination"] == {
         "kind": "incomplete",
         "reason": "shutdown",
     }

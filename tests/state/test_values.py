@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import Raw
 
 from car_trio.state import values
-from car_trio.state.values import Tenants, Values
+from car_trio.state.values import Tenants, Values, decoded, large_bytes
 from car_trio.wire.errors import Refusal
 
 
@@ -40,6 +41,44 @@ def test_room_that_a_key_gave_back_can_be_used_again(monkeypatch):
         store["other"] = "y" * 80
         del store["other"]
     assert store.snapshot() == {"k": ""}
+
+
+@pytest.fixture
+def large(monkeypatch) -> None:
+    """Nearly every value is large."""
+    monkeypatch.setattr(values, "LARGE_BYTES", 4)
+
+
+def test_a_large_value_is_kept_as_json_and_decoded_for_whoever_looks_into_it(large):
+    store = Values()
+    store["k"] = Raw(b'{"a": 1.50}')
+    store["other"] = [1, 2, 3]
+    store["small"] = 7
+    assert bytes(store.shown("k")) == b'{"a": 1.50}'
+    assert (store.shown("small"), store.shown("nothing")) == (7, None)
+    assert bytes(store.snapshot()["other"]) == b"[1,2,3]"
+    assert (store.get("k"), store.get("other"), store.get("small")) == ({"a": 1.5}, [1, 2, 3], 7)
+    assert decoded(store.snapshot()) == {"k": {"a": 1.5}, "other": [1, 2, 3], "small": 7}
+    assert large_bytes(store.snapshot()) == len(b'{"a": 1.50}[1,2,3]')
+
+
+def test_a_large_value_is_decoded_once_until_it_changes(large):
+    store = Values()
+    store["k"] = [1, 2, 3]
+    assert store.get("k") is store.get("k")
+    store["k"] = [4, 5, 6]
+    assert store.get("k") == [4, 5, 6]
+    del store["k"]
+    assert store.get("k") is None
+
+
+def test_large_values_count_towards_the_limit(monkeypatch, large):
+    monkeypatch.setattr(values, "MAX_STATE_BYTES", 20)
+    store = Values()
+    store["k"] = Raw(b'"0123456789"')
+    with pytest.raises(Refusal):
+        store["l"] = Raw(b'"0123456789"')
+    assert list(store) == ["k"]
 
 
 def test_a_tenant_is_made_when_it_is_first_named_and_there_are_at_most_64():

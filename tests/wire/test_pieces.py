@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from car_trio.wire import pieces
-from car_trio.wire.pieces import Repeated, TooDeep, at_once, decoded_in_steps, read_in_steps
+from car_trio.wire.pieces import Repeated, TooDeep, at_once, decoded_in_steps, encoded_parts, read_in_steps
 
 ANY_DEPTH = 10_000
 
@@ -85,6 +85,19 @@ def test_of_a_key_that_stands_twice_the_last_value_counts_or_it_is_refused(outer
         else:
             with pytest.raises(Repeated):
                 at_once(decoded_in_steps(document, ANY_DEPTH, unique=True))
+
+
+@given(values)
+@example([[1] * 600, [2.5, "x", [3] * 300] * 200, {}, [[]]])
+def test_parts_of_an_encoded_value_are_what_the_encoder_writes(value):
+    assert b"".join(encoded_parts(value)) == msgspec.json.encode(value)
+    in_order = msgspec.json.Encoder(order="sorted").encode(value)
+    assert b"".join(encoded_parts(value, in_order=True)) == in_order
+
+
+def test_no_part_of_an_encoded_value_is_large_unless_a_string_is():
+    value = {"a": [{"k": [1, 2.5]}] * 1000, "b": list(range(10_000))}
+    assert max(map(len, encoded_parts(value))) < 2000
 
 
 def test_a_key_that_stands_in_two_pieces_of_one_object_is_seen(piece_bytes):
