@@ -38,7 +38,7 @@ SMALL_BOUNDS = {
     "car_trio.nursery.subscriptions.PAGE_BYTES": 700,
     "car_trio.methods.traces.PAGE_BYTES": 900,
     "car_trio.methods.traces.MAX_SNAPSHOT_BYTES": 1500,
-    "car_trio.nursery.socket.SOFT_LIMIT": 1000,
+    "car_trio.nursery.outbound.SOFT_LIMIT": 1000,
 }
 BATCHES = {True: [1, 1, 2, 3, 8, 20], False: [1, 3, 20, 250]}
 SIZES = {True: [1, 10, 60, 400], False: [1, 50, 50, 5000]}

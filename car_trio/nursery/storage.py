@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -22,7 +22,8 @@ from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, boot_id, open_catalog
 from car_trio.store.catalog_reader import utc_time
-from car_trio.store.disk import Disk
+from car_trio.store.disk import Disk, NotRegularError
+from car_trio.store.events import DIRECTORY as JOURNALS
 from car_trio.store.events import drop_journals, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
@@ -206,6 +207,19 @@ class OpenStore:
         return self.journal.remove(RunRef(row.agent_id, row.run_id), tombstone(row, why, now()))
 
 
+def check_logs(disk: Disk, layout: Layout) -> None:
+    """Raises `ConfigError` when something else lies where a log is written: later it would stop every write."""
+    for name in (LEDGER, APPROVALS, layout.deleted_runs.name):
+        path = layout.root / name
+        with suppress(OSError):
+            if not disk.stat(path).regular:
+                raise ConfigError(f"{path}: not a regular file (refused, never followed); move it away")
+    events = layout.root / JOURNALS
+    with suppress(OSError):
+        if not disk.stat(events).directory:
+            raise ConfigError(f"{events}: not a directory (refused, never followed); move it away")
+
+
 @asynccontextmanager
 async def open_store(
     config: Config, disk: Disk | None = None, *, sync_threads: int = 8
@@ -221,6 +235,8 @@ async def open_store(
             stack.enter_context(hold_lock(layout))
         except StoreBusy as busy:
             raise ConfigError(f"{config.home}: {busy}") from None
+        except NotRegularError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}; move it away") from error
         except OSError as error:
             why = error.strerror or str(error)
             raise ConfigError(
@@ -228,6 +244,7 @@ async def open_store(
                 f"{f' ({error.filename})' if error.filename else ''}; "
                 "make it a directory of yours with mode 0700, or choose another with --home"
             ) from error
+        check_logs(disk, layout)
         writer = open_catalog(layout, disk)
         journal = await stack.enter_async_context(
             open_journal(

@@ -267,7 +267,9 @@ def build(
             tier=config.permissions.tier,
         ),
         check_name=encode_name,
-        log_event=lambda client_id, lines, last: journal.log(journal_file(client_id), lines, last=last),
+        log_event=lambda client_id, lines, last: journal.log(
+            journal_file(client_id), lines, last=last, idly=True
+        ),
         now=now,
         new_id=lambda: str(uuid.uuid4()),
         uptime=lambda: trio.current_time() - started,

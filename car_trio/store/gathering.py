@@ -7,11 +7,15 @@ file queues behind them, so that the order within a file never depends on luck. 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from car_trio.store.tickets import RemovalTicket, Ticket
 from car_trio.store.writing import Append, Landed, Removal, Target
+from car_trio.wire.errors import storage_degraded
+
+LOG = logging.getLogger("car_trio.journal")
 
 
 @dataclass(slots=True, eq=False)
@@ -76,3 +80,11 @@ class Gathering:
                     self.kept.setdefault(put.append.target, []).append(put)
             self._waiting = [put for put in self._waiting if put.append.target not in fresh]
         return [put for put in batch.puts if put.append.target not in landed.failed]
+
+    def give_up(self, cause: str | None) -> None:
+        """The disk did not heal before the end: say what is lost, to the log and to whoever still waits."""
+        for target, puts in self.kept.items():
+            LOG.critical("%s: %d accepted puts were never written: %s", target, len(puts), cause)
+            for put in puts:
+                if not put.ticket.settled:
+                    put.ticket.settle(storage_degraded(f"{cause}, until the daemon stopped", pending=False))

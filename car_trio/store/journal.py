@@ -27,12 +27,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 import trio
 
+from car_trio.store.admission import Purpose, admit
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
+from car_trio.store.dues import Dues
 from car_trio.store.gathering import Batch, Gathering, Put
 from car_trio.store.layout import Layout
 from car_trio.store.tickets import RemovalTicket, Ticket
@@ -42,10 +44,11 @@ from car_trio.wire.runs import CatalogRow, RunRef
 
 LOG = logging.getLogger("car_trio.journal")
 PENDING_SECONDS = 20.0
-KEPT_BYTES = 64 << 20
 RETRY_SECONDS = 0.25
 MAX_RETRY_SECONDS = 1.0
 FREE_SPACE_AGE = 1.0
+IDLE_SECONDS = 0.01
+"""How long lines wait for which nobody waits: a hand-over costs as much as the rest of a small call."""
 _LAST_TRIES = (0.0, 0.25, 0.5, 1.0)
 
 Health = Callable[[str | None], None]
@@ -78,8 +81,7 @@ class Journal:
         self._to_rewrite = False
         self._busy = False
         self._closed = False
-        self._retry_due = self._flush_due = self._index_due = False
-        self._retry_at = self._flush_at = self._index_at = math.inf
+        self._dues = Dues()
         self._retry_pause = RETRY_SECONDS
         self._measured_at = -math.inf
         self._alarm = trio.CancelScope()
@@ -115,11 +117,16 @@ class Journal:
             Append(ref, payload, row=row, indexed=indexed), durable, 0 if must else len(payload)
         )
 
-    def log(self, relative: str, line: bytes, *, sync: bool = False, last: bool = False) -> Ticket:
-        """Append a line to another journal file under the root; after the `last`, maybe empty, it is closed."""
+    def log(
+        self, relative: str, line: bytes, *, sync: bool = False, last: bool = False, idly: bool = False
+    ) -> Ticket:
+        """Append a line to another journal file under the root; after the `last`, maybe empty, it is closed.
+
+        `idly`: nobody waits for it, so it may wait a moment for other lines to go with."""
         Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
         payload = line + b"\n" if line else b""
-        return self._accept(Append(relative, payload, sync=sync, last=last), None, len(payload))
+        append = Append(relative, payload, sync=sync, last=last)
+        return self._accept(append, None, len(payload), idly=idly)
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
         """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
@@ -128,17 +135,16 @@ class Journal:
         self._hand_over()
         return ticket
 
-    def check(self, purpose: Literal["start", "turns"]) -> None:
+    def check(self, purpose: Purpose) -> None:
         """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked about."""
         self._measure_if_stale()
-        if self.degraded is not None:
-            raise storage_degraded(self.degraded, pending=False)
-        if self.pending_bytes >= KEPT_BYTES:
-            raise storage_degraded(f"{self.pending_bytes} bytes already wait for the disk", pending=False)
-        needed = self._keep_free_bytes if purpose == "start" else self._keep_free_bytes // 2
-        if self.free_bytes is not None and self.free_bytes < needed:
-            why = f"the disk has {self.free_bytes} bytes free, fewer than the {needed} kept in reserve"
-            raise storage_degraded(why, pending=False)
+        admit(
+            purpose,
+            degraded=self.degraded,
+            pending_bytes=self.pending_bytes,
+            free_bytes=self.free_bytes,
+            keep_free_bytes=self._keep_free_bytes,
+        )
 
     async def ping(self) -> None:
         """Return when the writing thread answers; what is on its way is finished first."""
@@ -146,27 +152,33 @@ class Journal:
         self._post(lambda: self._deliver(answered.set))
         await answered.wait()
 
-    def _accept(self, append: Append, durable: Callable[[], None] | None, counted_bytes: int) -> Ticket:
+    def _accept(
+        self, append: Append, durable: Callable[[], None] | None, counted_bytes: int, *, idly: bool = False
+    ) -> Ticket:
         if self._closed:
             raise RuntimeError("the journal is closed")
         put = Put(append, durable, counted_bytes, Ticket())
         self.puts += 1
         self.pending_bytes += counted_bytes
-        late_at = trio.current_time() + PENDING_SECONDS
-        self._late.append((late_at, put.ticket))
-        if late_at < self._alarm.deadline:
-            self._alarm.deadline = late_at
+        now = trio.current_time()
+        self._late.append((now + PENDING_SECONDS, put.ticket))
         self._gathering.add(put)
-        self._hand_over()
+        if idly:
+            self._dues.lines.by(now + IDLE_SECONDS)
+        else:
+            self._hand_over()
+        due = min(now + PENDING_SECONDS, self._dues.lines.at)
+        if due < self._alarm.deadline:
+            self._alarm.deadline = due
         return put.ticket
 
     def _hand_over(self) -> None:
         """Give the thread everything that waits, unless it has a batch: then it gathers for the next."""
-        due = self._retry_due or self._flush_due or self._index_due
-        if self._busy or not (due or self._gathering):
+        dues = self._dues
+        if self._busy or not (self._gathering or dues.is_now):
             return
-        batch = self._gathering.take(again=self._retry_due, flush=self._flush_due or self._retry_due)
-        self._retry_due = self._flush_due = self._index_due = False
+        batch = self._gathering.take(again=dues.retry.now, flush=dues.flush.now or dues.retry.now)
+        dues.done()
         self._busy = True
         self.batches += 1
         self._post(partial(self._write, batch))
@@ -188,9 +200,9 @@ class Journal:
         true = self._gathering.land(batch, landed)
         self._note_health(landed, now)
         if not landed.unsynced:
-            self._flush_at = math.inf
-        elif self._flush_at == math.inf:
-            self._flush_at = now + self._sync_interval
+            self._dues.flush.at = math.inf
+        else:
+            self._dues.flush.by(now + self._sync_interval)
         self._hand_over()
         with self._telling:
             for put in true:
@@ -210,11 +222,11 @@ class Journal:
         if errors:
             self._degrade(cause_of(errors[0]))
         if self._gathering.kept or self._to_rewrite:
-            if self._retry_at == math.inf and not self._retry_due:
-                self._retry_at = now + self._retry_pause
+            if self._dues.retry.at == math.inf and not self._dues.retry.now:
+                self._dues.retry.at = now + self._retry_pause
                 self._retry_pause = min(self._retry_pause * 2, MAX_RETRY_SECONDS)
         elif self.degraded is not None:
-            self._retry_at, self._retry_pause = math.inf, RETRY_SECONDS
+            self._dues.retry.at, self._retry_pause = math.inf, RETRY_SECONDS
             self.degraded = None
             LOG.warning("the storage works again: everything that was kept is written")
             self._on_health(None)
@@ -232,7 +244,7 @@ class Journal:
         put.ticket.settle(None)
 
     def _note_indexed(self, told: list[Indexed], rows_wait: bool) -> None:
-        self._index_at = trio.current_time() + MAX_RETRY_SECONDS if rows_wait else math.inf
+        self._dues.index.at = trio.current_time() + MAX_RETRY_SECONDS if rows_wait else math.inf
         for indexed in told:
             indexed()
         self._set_alarm()
@@ -250,7 +262,7 @@ class Journal:
         while self._late and self._late[0][1].settled:
             self._late.popleft()
         late_at = self._late[0][0] if self._late else math.inf
-        due = min(late_at, self._retry_at, self._flush_at, self._index_at)
+        due = min(late_at, self._dues.earliest)
         self._alarm.deadline = due if self._bug is None else -math.inf
 
     async def tend(self) -> None:
@@ -267,12 +279,7 @@ class Journal:
 
     def _strike(self, now: float) -> None:
         """Do what is due at this time."""
-        if now >= self._retry_at:
-            self._retry_at, self._retry_due = math.inf, True
-        if now >= self._flush_at:
-            self._flush_at, self._flush_due = math.inf, True
-        if now >= self._index_at:
-            self._index_at, self._index_due = math.inf, True
+        self._dues.strike(now)
         while self._late and self._late[0][0] <= now:
             _, ticket = self._late.popleft()
             if not ticket.settled:
@@ -284,7 +291,7 @@ class Journal:
         """Write and sync all that waits, then give everything back. Only `open_journal` calls this, shielded."""
         for pause in _LAST_TRIES:
             await trio.sleep(pause)
-            self._retry_due = True
+            self._dues.retry.now = True
             self._hand_over()
             await self._until_rest()
             if self._bug is not None or not (self._gathering.kept or self._to_rewrite):
@@ -292,7 +299,7 @@ class Journal:
         self._closed = self._busy = True
         self._post(partial(self._write_last, clean=not (self._gathering.kept or self._to_rewrite)))
         await self._until_rest()
-        self._give_up()
+        self._gathering.give_up(self.degraded)
         self._mailbox.put(None)
 
     async def _until_rest(self) -> None:
@@ -307,16 +314,6 @@ class Journal:
     def _come_to_rest(self) -> None:
         self._busy = False
         self._rest.set()
-
-    def _give_up(self) -> None:
-        """The disk did not heal before the end: say what is lost, to the log and to whoever still waits."""
-        for target, puts in self._gathering.kept.items():
-            LOG.critical("%s: %d accepted puts were never written: %s", target, len(puts), self.degraded)
-            for put in puts:
-                if not put.ticket.settled:
-                    put.ticket.settle(
-                        storage_degraded(f"{self.degraded}, until the daemon stopped", pending=False)
-                    )
 
     def start(self) -> None:
         if self._thread is not None:

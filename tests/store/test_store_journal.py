@@ -18,10 +18,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from car_trio.store import journal as journal_module
 from car_trio.store import writing
+from car_trio.store.admission import KEPT_BYTES
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
 from car_trio.store.gathering import Gathering, Put
-from car_trio.store.journal import KEPT_BYTES, Journal, open_journal
+from car_trio.store.journal import IDLE_SECONDS, Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.syncing import SyncThreads
 from car_trio.store.tickets import Ticket
@@ -847,6 +848,35 @@ async def test_other_journal_files_have_the_same_owner(place: Place, autojump_cl
     assert place.disk.text(ROOT / "journals" / "client.jsonl") == b"one\ntwo\n"
 
 
+async def test_lines_for_which_nobody_waits_go_together_a_moment_later(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.journal() as journal:
+        batches = journal.batches
+        tickets = [journal.log("journals/c.jsonl", line, idly=True) for line in (b"one", b"two")]
+        await trio.sleep(IDLE_SECONDS / 2)
+        assert journal.batches == batches
+        tickets.append(journal.log("journals/c.jsonl", b"three", idly=True))
+        await trio.sleep(IDLE_SECONDS)
+        assert journal.batches == batches + 1
+        assert all(ticket.settled for ticket in tickets)
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nthree\n"
+
+
+async def test_lines_for_which_nobody_waits_go_with_those_for_which_somebody_does(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    async with place.journal() as journal:
+        batches = journal.batches
+        idle = journal.log("journals/c.jsonl", b"one", idly=True)
+        assert await settled(journal.log("journals/c.jsonl", b"two")) is None
+        assert idle.settled
+        await trio.sleep(1)
+        assert journal.batches == batches + 1
+        journal.log("journals/c.jsonl", b"last", idly=True)
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nlast\n"
+
+
 async def test_a_journal_file_whose_sync_fails_is_continued_too(
     place: Place, autojump_clock: MockClock
 ) -> None:
@@ -978,5 +1008,5 @@ async def test_the_writing_thread_ends_quietly_when_the_loop_is_gone() -> None:
 
 
 def test_the_bound_on_kept_lines_and_the_times_are_those_of_the_protocol() -> None:
-    assert (journal_module.KEPT_BYTES, journal_module.PENDING_SECONDS) == (64 * 1024 * 1024, 20.0)
+    assert (KEPT_BYTES, journal_module.PENDING_SECONDS) == (64 * 1024 * 1024, 20.0)
     assert (journal_module.RETRY_SECONDS, journal_module.MAX_RETRY_SECONDS) == (0.25, 1.0)
