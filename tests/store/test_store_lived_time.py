@@ -167,3 +167,10 @@ def test_lines_that_say_nothing_are_passed_over_and_a_file_that_cannot_be_read_m
     (tmp_path / FILE).mkdir()
     assert lived_time(Disk(), Layout(tmp_path)).look(Look(rfc3339(NOON), "b", 1.0))
     assert "the wall clock is believed" in caplog.text
+
+
+def test_a_clock_that_runs_too_fast_is_no_jump_and_still_makes_nothing_older(clocks: Clocks) -> None:
+    for _ in range(10):
+        clocks.wall += timedelta(seconds=50)
+        clocks.pass_time(timedelta(hours=1))
+    assert about(clocks.age(NOON), 3 * DAY + timedelta(hours=10))
