@@ -8,8 +8,10 @@ listens elsewhere, or without authentication, is worse than one that does not st
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -232,16 +234,27 @@ def _flag(section: str, key: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def read_regular(path: Path) -> bytes:
+    """A file's content. It may be reached through links, but only a regular file is read: a FIFO would make everybody
+    wait for whoever writes to it. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
 def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[str]) -> None:
     try:
-        text = path.read_bytes()
+        text = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         # A root that is no directory is for the store to refuse, which knows what to do about it.
         return
     except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}; fix its permissions or remove it"
-        ) from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}; mend or remove it") from error
     import tomllib  # here: commands that only want the state root read no TOML
 
     try:

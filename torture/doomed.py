@@ -60,4 +60,4 @@ def doom(when: str, at: int) -> None:
 if __name__ == "__main__":
     doom(sys.argv[1], int(sys.argv[2]))
     sys.argv[1:] = sys.argv[3:]
-    sys.exit(main())
+    main()

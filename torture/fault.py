@@ -1,6 +1,8 @@
 """fault: a disk that fails at its n-th operation, and a real one that is full. The caller is told, nothing acknowledged
 is lost, the store heals.
 
+Below that, `fault_calls` makes system calls of an ordinary daemon fail.
+
 A daemon process does a fixed piece of work; the n-th operation of that work fails with each of the errors, once or
 three times in a row, n = 1, 2, … past the end of the work. Then, where mounting is possible, a daemon lives on a
 small file system with 64 kB left: it is filled, refuses, gets room again and goes on.
@@ -20,8 +22,11 @@ from typing import Any
 from tests.process.daemon_process import DaemonProcess, complete, record, start_run, until
 from tests.second_client import Refused, SecondClient
 from torture.orders import Orders, Verdict
+from torture.power_judge import reading
 
 ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "EINTR", "SHORT"]
+SYSTEM_CALLS = 200
+"""Cases of failing system calls, at most: they come first, and must not take all of the time."""
 LAST = 24
 """More operations than the work has."""
 DEGRADED = -32011
@@ -31,8 +36,11 @@ NO_RESERVE = {"CAR_TRIO_RUNS_KEEP_FREE_BYTES": "0"}
 
 
 def campaign(orders: Orders) -> Verdict:
+    from torture.fault_calls import system_calls  # which judges by what is in here
+
     verdict = Verdict()
     full_disk(orders, verdict)
+    system_calls(orders, verdict, SYSTEM_CALLS if orders.rounds is None else orders.rounds)
     cases = itertools.product(range(1, LAST + 1), (1, 3), ERRORS)
     for done, (first, count, error) in enumerate(cases):
         if not orders.go_on(done):
@@ -53,21 +61,24 @@ class Work:
         self.pending: set[str] = set()
         self.refused = 0
 
-    def do(self, client: SecondClient, verdict: Verdict) -> None:
-        """Two runs, turns in both, one completed; a refusal must be the store's own."""
-        for number in range(2):
+    def do(self, client: SecondClient, verdict: Verdict, runs: int = 2) -> None:
+        """Some runs, turns in each, the last one completed; a refusal must be the store's own."""
+        for number in range(1, runs + 1):
             run = self._told(verdict, lambda: start_run(client))
             if run is None:
                 continue
-            self.turns[run] = []
-            for turn in range(3):
-                step = number * 10 + turn
-                told = self._told(verdict, lambda r=run, s=step: record(client, r, s), run)
-                if told is not None:
-                    verdict.expect(told["ok"], f"a batch was dropped: {told}")
-                    self.turns[run].append(step)
-            if number and self._told(verdict, lambda r=run: complete(client, r), run) is not None:
+            self.turns_of(client, verdict, run, number)
+            if number == runs and self._told(verdict, lambda r=run: complete(client, r), run) is not None:
                 self.ended.add(run)
+
+    def turns_of(self, client: SecondClient, verdict: Verdict, run: str, number: int) -> None:
+        self.turns[run] = []
+        for turn in range(3):
+            step = number * 10 + turn
+            told = self._told(verdict, lambda s=step: record(client, run, s), run)
+            if told is not None:
+                verdict.expect(told["ok"], f"a batch was dropped: {told}")
+                self.turns[run].append(step)
 
     def _told(self, verdict: Verdict, call: Any, run: str = "") -> Any:
         try:
@@ -127,10 +138,11 @@ def judge_files(verdict: Verdict, home: Path, work: Work, case: str) -> None:
 
 
 def read_run(home: Path, run: str) -> list[dict[str, Any]]:
-    """A run's records from all its files: the first, and those that go on after a failure."""
+    """A run's records from all its files: the first, and those that go on after a failure, each up to where the next
+    one says."""
     files = sorted((home / "runs").glob(f"*/{run}*.jsonl"), key=lambda path: (len(path.name), path.name))
     records = []
-    for line in b"".join(path.read_bytes() for path in files).splitlines():
+    for line in reading([path.read_bytes() for path in files]):
         with suppress(ValueError):
             records.append(json.loads(line))
     return records

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from car_trio.__main__ import main
 from car_trio.nursery import duties
 
 if __name__ == "__main__":
     duties.RETENTION_SECONDS = 0.25
-    sys.exit(main())
+    main()

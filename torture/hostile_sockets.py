@@ -51,7 +51,11 @@ SERVED_EVERY = 50
 REST_SECONDS = 10
 QUIET_SECONDS = 3
 """After which every connection that was closed is forgotten: it may be read for two seconds more."""
-MORE_KIB = 8 * 1024
+MORE_KIB = 16 * 1024
+"""What fills up once: ended runs that are remembered, agents that were left behind, ended approvals, tenants."""
+LONG = 20_000
+STEADY_KIB = 3 * 1024
+"""Of a long storm's second half."""
 PATIENCE = 10.0
 STRANGERS_LIMIT = 65_536
 FULL = 503
@@ -361,8 +365,11 @@ def attack(orders: Orders, verdict: Verdict, defect: str = "") -> None:
             storm(orders, verdict, daemon, entries, friends, range(WARM_UP))
             base = at_rest(daemon, told, None)
             most = CONNECTIONS if orders.rounds is None else orders.rounds * PER_ROUND
-            storm(orders, verdict, daemon, entries, friends, range(WARM_UP, WARM_UP + most))
-            judge(verdict, base, at_rest(daemon, told, base))
+            half = WARM_UP + most // 2
+            storm(orders, verdict, daemon, entries, friends, range(WARM_UP, half))
+            middle = at_rest(daemon, told, base)
+            storm(orders, verdict, daemon, entries, friends, range(half, WARM_UP + most))
+            judge(verdict, base, middle, at_rest(daemon, told, base), is_long=most >= LONG)
             for friend in friends:
                 friend.leave(verdict)
         verdict.expect(daemon.stop() == 0, "the daemon did not stop in order")
@@ -462,8 +469,11 @@ def foreign_descriptors(daemon: DaemonProcess) -> int:
     return count
 
 
-def judge(verdict: Verdict, base: Held, after: Held) -> None:
+def judge(verdict: Verdict, base: Held, middle: Held, after: Held, *, is_long: bool) -> None:
     verdict.figures["descriptors, tasks, KiB before"] = ", ".join(map(str, base))
+    verdict.figures["in the middle"] = ", ".join(map(str, middle))
+    more = after.kib - middle.kib
+    verdict.expect(not is_long or more <= STEADY_KIB, f"the second half alone took {more} KiB")
     verdict.figures["and after the storm"] = ", ".join(map(str, after))
     for name, before, now, allowed in zip(Held._fields, base, after, (0, 0, MORE_KIB), strict=True):
         verdict.expect(now - before <= allowed, f"{now - before} more {name} than before the storm")

@@ -12,6 +12,7 @@ import itertools
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +51,11 @@ class Watched(DaemonProcess):
     def longest(self) -> Told:
         self.told.unlink(missing_ok=True)
         self.signal(signal.SIGUSR1)
-        until(self.told.exists, "the instrument tells")
+        end = time.monotonic() + PATIENCE
+        while not self.told.exists():
+            if time.monotonic() > end:
+                raise AssertionError("the instrument does not tell: the daemon's loop does not run")
+            time.sleep(0.01)
         told: Told = json.loads(self.told.read_text())
         return told
 

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from car_trio.nursery import connection, supervisor
+from car_trio.nursery.connection import Common
 from car_trio.nursery.dispatch import Dispatcher
 from car_trio.state.agents import Agents
 
@@ -22,13 +23,13 @@ kept: list[Any] = []
 MUCH = 64 * 1024
 
 
-def leaking(leak: Callable[[trio.Nursery, Any], None]) -> Any:
+def leaking(leak: Callable[[Common], None]) -> Any:
     """`admit`, with a leak at each connection."""
     admit: Any = supervisor.admit
 
-    def admitting(*args: Any) -> Any:
-        leak(args[5], args[6])
-        return admit(*args)
+    def admitting(common: Common, *args: Any) -> Any:
+        leak(common)
+        return admit(common, *args)
 
     return admitting
 
@@ -54,9 +55,9 @@ def failing() -> Any:
 
 
 DEFECTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
-    "descriptor": (supervisor, "admit", lambda: leaking(lambda *_: kept.append(os.open(os.devnull, os.O_RDONLY)))),
-    "task": (supervisor, "admit", lambda: leaking(lambda duties, _: duties.start_soon(trio.sleep_forever))),
-    "memory": (supervisor, "admit", lambda: leaking(lambda *_: kept.append(os.urandom(MUCH)))),
+    "descriptor": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)))),
+    "task": (supervisor, "admit", lambda: leaking(lambda common: common.spawn(trio.sleep_forever))),
+    "memory": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.urandom(MUCH)))),
     "welcome": (connection, "judge", lambda: lambda server, request: None),
     "error": (Agents, "listed", failing),
     "twice": (Dispatcher, "_reply", lambda: answering(2)),

@@ -105,7 +105,13 @@ def parse(name: str, command: Callable[..., int | None], words: Sequence[str]) -
 
     from car_trio.cli.flags import for_cyclopts
 
-    app = App(name=f"car-trio {name}", help_format="plaintext", help_formatter="plain", version_flags=[])
+    app = App(
+        name=f"car-trio {name}",
+        group_commands="Parameters",
+        help_format="plaintext",
+        help_formatter="plain",
+        version_flags=[],
+    )
     app.default(for_cyclopts(command))
     result: int | None = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     return result

@@ -208,6 +208,20 @@ def config_keys(patient: Patient) -> Found:
         yield Finding("warning", warning, f"correct {patient.files.layout.config}; car-trio config show")
 
 
+def policies(patient: Patient) -> Found:
+    """A file of policies that cannot be used stops every plan, also of a daemon that is up."""
+    from car_trio.nursery.policies import fault
+
+    directory = patient.root / "policies"
+    wrong = fault(directory)
+    if wrong is not None:
+        yield Finding(
+            "error",
+            f"{directory.name}/{wrong}: no plan is run and no tool registered",
+            "correct the file or remove it; it is read again at once",
+        )
+
+
 def exposure(patient: Patient) -> Found:
     if not patient.config.is_loopback:
         host = patient.config.server.host

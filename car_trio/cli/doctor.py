@@ -31,6 +31,7 @@ CHECKS: list[Callable[[Patient], Found]] = [
     checks.links,
     checks.strangers,
     checks.config_keys,
+    checks.policies,
     checks.exposure,
     checks.durability,
     checks.socket_path,

@@ -10,7 +10,7 @@ import msgspec
 from car_trio.cli.app import OK
 from car_trio.cli.flags import Home, Json
 from car_trio.cli.screen import say_json, styled
-from car_trio.config import PROTOCOL_VARIABLES, SECTIONS, Config, environment, load
+from car_trio.config import PROTOCOL_VARIABLES, SECTIONS, Config, environment, load, read_regular
 from car_trio.wire.text import one_line
 
 
@@ -63,7 +63,7 @@ def _effective(config: Config, section: str) -> dict[str, Any]:
 
 def _written(config: Config) -> dict[str, Any]:
     try:
-        return tomllib.loads((config.home / "config.toml").read_text())
+        return tomllib.loads(read_regular(config.home / "config.toml").decode())
     except (OSError, ValueError):
         return {}
 

@@ -11,7 +11,7 @@ from car_trio.cli.app import OK, UNREACHABLE
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Home, Json
 from car_trio.cli.screen import human_size, lasting, moment, say_json, styled
-from car_trio.config import Config, environment, load
+from car_trio.config import Config, environment, load, read_regular
 from car_trio.store.lock import lock_is_held
 from car_trio.store.survey import survey
 from car_trio.wire.runs import SearchRuns, rfc3339
@@ -118,7 +118,7 @@ def _expiry(ended_at: str | None, days: float) -> str | None:
 def daemon_file(files: Files) -> DaemonFile | None:
     """What the daemon wrote about itself; None when it is not there or cannot be read."""
     try:
-        return msgspec.json.decode(files.layout.daemon_json.read_bytes(), type=DaemonFile)
+        return msgspec.json.decode(read_regular(files.layout.daemon_json), type=DaemonFile)
     except (OSError, msgspec.DecodeError):
         return None
 

@@ -90,8 +90,11 @@ class Search:
 
     def _secret(self, environ: Mapping[str, str], name: str) -> str | None:
         try:
-            return (config.token_directory(environ, self.home) / name).read_text().strip() or None
-        except OSError:
+            return (
+                config.read_regular(config.token_directory(environ, self.home) / name).decode().strip()
+                or None
+            )
+        except (OSError, UnicodeDecodeError):
             return None
 
 
@@ -117,7 +120,7 @@ class _DaemonFile(Struct):
 
 def _from_daemon_file(path: Path) -> Endpoint:
     try:
-        written = msgspec.json.decode(path.read_bytes(), type=_DaemonFile)
+        written = msgspec.json.decode(config.read_regular(path), type=_DaemonFile)
     except (OSError, msgspec.MsgspecError):
         return Endpoint(parse_address(DEFAULT_URL), f"the default, as there is no {path}")
     if written.url:

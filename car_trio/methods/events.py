@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from car_trio.methods.context import Answer, Context
+from car_trio.wire.errors import Refusal
 from car_trio.wire.events import QueryEvents
 from car_trio.wire.session import NoParams
 
@@ -21,4 +22,7 @@ async def query(context: Context, ask: QueryEvents) -> Answer:
     await context.drained()
     if context.events.ticket is not None:
         await context.settled(context.events.ticket)
-    return Answer(await context.in_thread(context.daemon.store.events, context.session.id, ask))
+    try:
+        return Answer(await context.in_thread(context.daemon.store.events, context.session.id, ask))
+    except OSError as error:
+        raise Refusal(f"events.query: the log cannot be read: {error.strerror}; ask again later") from None

@@ -5,7 +5,8 @@ An `async def` gets a task of its own, because it waits; what it decides on entr
 its `admit`, a `def` that still runs in the reader, because Trio starts tasks in random order.
 
 A `def` whose params can be large has `slices`: a generator that prepares them step by step and returns what `call`
-gets. Of a small message the steps run in the reader; of a large one in a task, with the loop running in between.
+gets. Of a small message the steps run in the reader, or `whole` does the same in one; of a large one they run in a
+task, with the loop in between.
 
 `free_form` marks params of which a large part may be plain values: a large message is decoded piece by piece, by the
 same task, and what a method's `slices` make of it comes after that.
@@ -57,6 +58,7 @@ class Method:
         "slices",
         "summary",
         "who",
+        "whole",
     )
 
     def __init__(
@@ -73,6 +75,7 @@ class Method:
         requires: str | None = None,
         reads: bool = False,
         free_form: bool = False,
+        whole: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self.params = params
         self.call = call
@@ -82,6 +85,7 @@ class Method:
         self.admit = admit
         self.slices = slices
         self.slice_bytes = slice_bytes
+        self.whole = whole
         self.requires = requires
         self.reads = reads
         self.free_form = free_form

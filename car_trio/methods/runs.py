@@ -90,7 +90,7 @@ def bound_turns(context: Context, ask: RecordTurns) -> Generator[None, None, Bou
         else:
             if isinstance(bodies, list):
                 bodies.append(body)
-        looked_at += received_bytes(turn)
+        looked_at += received_bytes(turn) if len(ask.turns) > 1 else 0
         if looked_at > STEP_BYTES:
             looked_at = 0
             yield

@@ -30,15 +30,22 @@ class Setting(NamedTuple):
     value: Any
 
 
-def readable(context: Context, ask: SetState) -> Generator[None, None, Setting]:
-    raw = b"null" if ask.value is UNSET else bytes(ask.value)
+def large(context: Context, ask: SetState) -> Generator[None, None, Setting]:
+    raw = b"" if ask.value is UNSET else bytes(ask.value)
+    if len(raw) <= LARGE_BYTES:
+        return small(context, ask)
     try:
-        if len(raw) > LARGE_BYTES:
-            yield from read_in_steps(raw, MAX_DEPTH)
-            return Setting(ask, Raw(raw))
-        value = msgspec.json.decode(raw)
+        yield from read_in_steps(raw, MAX_DEPTH)
     except TooDeep as error:
         raise invalid_params(f"state.set: value {error}") from None
+    except msgspec.ValidationError as error:
+        raise invalid_params(f"state.set: value cannot be read back: {error}") from None
+    return Setting(ask, Raw(raw))
+
+
+def small(context: Context, ask: SetState) -> Setting:
+    try:
+        value = None if ask.value is UNSET else msgspec.json.decode(ask.value)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise invalid_params(
             f"state.set: value cannot be read back: {error or 'nested too deeply'}"

@@ -194,7 +194,11 @@ class Dispatcher:
 
     def _start(self, request: Request, method: Method, params: Any) -> None:
         context = self._context
-        prepared = params if method.slices is None else at_once(method.slices(context, params))
+        prepared = params
+        if method.whole is not None:
+            prepared = method.whole(context, params)
+        elif method.slices is not None:
+            prepared = at_once(method.slices(context, params))
         rule = method.call if not method.is_async else method.admit
         try:
             decided = prepared if rule is None else rule(context, prepared)

@@ -18,6 +18,15 @@ from car_trio.wire.errors import Refusal
 LOG = logging.getLogger("car_trio.policies")
 
 
+def fault(directory: Path) -> str | None:
+    """Which file as it is now cannot be used, where and why; None when a daemon could use all of them."""
+    try:
+        read(read_texts(directory, stamps(directory)), FilePolicies(), lambda: 0.0)
+    except (Unreadable, BrokenPolicyFile) as error:
+        return str(error)
+    return None
+
+
 class PolicyFiles:
     """`current` is what holds. Reads the directory when made."""
 

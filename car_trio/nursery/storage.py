@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -22,8 +22,9 @@ from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, boot_id, open_catalog
 from car_trio.store.catalog_reader import utc_time
-from car_trio.store.disk import Disk
-from car_trio.store.events import drop_journals, query
+from car_trio.store.disk import Disk, NotRegularError
+from car_trio.store.events import DIRECTORY as JOURNALS
+from car_trio.store.events import drop_journals, journal_file, query
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.lived_time import FILE as CLOCK
@@ -168,6 +169,10 @@ class OpenStore:
     def events(self, client_id: str, ask: QueryEvents) -> EventsFound:
         return query(self._disk, self._layout, client_id, ask)
 
+    def log_event(self, client_id: str, lines: bytes, last: bool) -> Ticket:
+        """Hands events of a connection to the journal, which writes them when it has nothing better to do."""
+        return self.journal.log(journal_file(client_id), lines, last=last, idly=True)
+
     def ledger(self) -> list[bytes]:
         """The decisions of humans, line by line. Raises `ConfigError` when they cannot be read."""
         try:
@@ -206,6 +211,19 @@ class OpenStore:
         return self.journal.remove(RunRef(row.agent_id, row.run_id), tombstone(row, why, now()))
 
 
+def check_logs(disk: Disk, layout: Layout) -> None:
+    """Raises `ConfigError` when something else lies where a log is written: later it would stop every write."""
+    for name in (LEDGER, APPROVALS, layout.deleted_runs.name):
+        path = layout.root / name
+        with suppress(OSError):
+            if not disk.stat(path).regular:
+                raise ConfigError(f"{path}: not a regular file (refused, never followed); move it away")
+    events = layout.root / JOURNALS
+    with suppress(OSError):
+        if not disk.stat(events).directory:
+            raise ConfigError(f"{events}: not a directory (refused, never followed); move it away")
+
+
 @asynccontextmanager
 async def open_store(
     config: Config, disk: Disk | None = None, *, sync_threads: int = 8
@@ -221,6 +239,8 @@ async def open_store(
             stack.enter_context(hold_lock(layout))
         except StoreBusy as busy:
             raise ConfigError(f"{config.home}: {busy}") from None
+        except NotRegularError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}; move it away") from error
         except OSError as error:
             why = error.strerror or str(error)
             raise ConfigError(
@@ -228,6 +248,7 @@ async def open_store(
                 f"{f' ({error.filename})' if error.filename else ''}; "
                 "make it a directory of yours with mode 0700, or choose another with --home"
             ) from error
+        check_logs(disk, layout)
         writer = open_catalog(layout, disk)
         journal = await stack.enter_async_context(
             open_journal(

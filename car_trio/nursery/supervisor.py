@@ -46,8 +46,6 @@ from car_trio.state.run import Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.session import Attachments, Secrets
 from car_trio.state.web_sessions import WebSessions
-from car_trio.store.events import journal_file
-from car_trio.store.journal import Journal
 from car_trio.store.layout import encode_name
 from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
@@ -268,7 +266,7 @@ def build(
             tier=config.permissions.tier,
         ),
         check_name=encode_name,
-        log_event=partial(log_event, journal),
+        log_event=store.log_event,
         now=now,
         new_id=lambda: str(uuid.uuid4()),
         uptime=lambda: trio.current_time() - started,
@@ -290,11 +288,6 @@ def web_sessions(endpoints: Endpoints) -> WebSessions:
         url=endpoints.web_url,
         why=endpoints.no_page,
     )
-
-
-def log_event(journal: Journal, client_id: str, lines: bytes, last: bool) -> Ticket:
-    """Hands lines of a connection's event log to the journal: a log, for which nobody waits."""
-    return journal.log(journal_file(client_id), lines, last=last, idly=True)
 
 
 def watched(store: OpenStore, alarm: Alarm) -> Host:

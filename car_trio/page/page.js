@@ -12,7 +12,7 @@ import { House } from "./house.js";
 import { Link, takeCode } from "./link.js";
 import { RunView } from "./run.js";
 import { RunsView } from "./runs.js";
-import { clock, count, lasting } from "./words.js";
+import { clock } from "./words.js";
 
 const TICK = 5_000;
 const THEME = "car-trio-theme";
@@ -161,7 +161,7 @@ class Page {
     const oldest = pending[0];
     const isSeen = this.view === this.views.approvals;
     get("notice").hidden = pending.length === 0 || isSeen;
-    if (oldest) get("notice").replaceChildren(el("span", {}, el("b", {}, `${count(pending.length, "approval")} ${pending.length === 1 ? "waits" : "wait"}: `), line(oldest.action, 120)), el("span", { class: "go" }, "Review", el("kbd", {}, "2")));
+    if (oldest) get("notice").replaceChildren(el("span", {}, el("b", {}, pending.length === 1 ? "1 approval waits: " : `${pending.length} approvals wait, the oldest: `), line(oldest.action, 120)), el("span", { class: "go" }, "Review", el("kbd", {}, "2")));
     this.#title();
   }
 

@@ -24,6 +24,8 @@ MAX_TENANTS = 64
 LARGE_BYTES = 64 * 1024
 """Above this a value is kept as JSON."""
 
+_NOTHING: tuple[Raw | None, Any] = (None, None)
+
 
 class Values:
     """One store of keys. Setting past the limit raises Refusal (-32602) and changes nothing."""
@@ -32,7 +34,7 @@ class Values:
         self._values: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
         self._total = 0
-        self._decoded: tuple[Raw, Any] = (Raw(b"null"), None)
+        self._decoded = _NOTHING
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -63,13 +65,13 @@ class Values:
                 "remove or shorten other keys"
             )
         self._values[key] = Raw(encoded) if len(encoded) > LARGE_BYTES else value
-        self._decoded = (Raw(b"null"), None)
+        self._decoded = _NOTHING
         self._sizes[key] = size
         self._total = total
 
     def __delitem__(self, key: str) -> None:
         del self._values[key]
-        self._decoded = (Raw(b"null"), None)
+        self._decoded = _NOTHING
         self._total -= self._sizes.pop(key)
 
     def snapshot(self) -> dict[str, Any]:

@@ -267,10 +267,16 @@ def throw_away(disk: Disk, layout: Layout) -> None:
 
 def _take_clean_stop(disk: Disk, layout: Layout) -> str | None:
     stop = clean_stop(disk, layout)
-    with suppress(FileNotFoundError):
+    try:
         disk.unlink(layout.clean_stop)
         # Otherwise a power cut could bring the mark back beside a catalog that has changed since.
         disk.sync_directory(layout.run)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        # A mark that says nothing, a directory say, may stay: it will say nothing at the next start either.
+        if stop is not None:
+            raise
     return stop
 
 

@@ -27,6 +27,10 @@ DIRECTORY_MODE = 0o700
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
+NOT_REGULAR = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EMLINK)
+"""How opening a link, a directory, a socket or a FIFO without its other end is refused."""
+
+
 class FileStat(NamedTuple):
     """What the store wants to know about a name. `regular` is false for links, FIFOs, sockets and
     directories."""
@@ -139,7 +143,7 @@ class Disk:
             try:
                 descriptor = os.open(path.name, flags | _FLAGS, FILE_MODE, dir_fd=parent)
             except OSError as error:
-                if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EMLINK):
+                if error.errno in NOT_REGULAR:
                     raise NotRegularError(path) from None
                 raise
         if stat.S_ISREG(os.fstat(descriptor).st_mode):

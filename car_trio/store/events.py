@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Collection
@@ -19,6 +20,7 @@ from car_trio.store.log_files import lines
 from car_trio.store.retention import When
 from car_trio.wire.events import Event, EventsFound, QueryEvents
 
+LOG = logging.getLogger("car_trio.store")
 DIRECTORY = "journals"
 MAX_EVENTS = 10_000
 
@@ -49,6 +51,9 @@ def drop_journals(
     try:
         entries = disk.entries(directory)
     except FileNotFoundError:
+        return 0
+    except OSError as error:
+        LOG.error("%s cannot be read: %s; what is old in it stays", directory, error.strerror)
         return 0
     old = [
         name

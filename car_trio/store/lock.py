@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import msgspec
 
-from car_trio.store.disk import FILE_MODE
+from car_trio.store.disk import FILE_MODE, NOT_REGULAR, NotRegularError
 from car_trio.store.layout import Layout
 
 PROBE_SECONDS = 0.3
@@ -45,8 +46,13 @@ class _DaemonJson(msgspec.Struct):
 def hold_lock(layout: Layout) -> Generator[None]:
     """Hold the store's lock for the duration; `StoreBusy` when somebody else keeps it. The directory
     exists."""
-    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)
     try:
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)
+    except OSError as error:
+        raise NotRegularError(layout.lock) if error.errno in NOT_REGULAR else error from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotRegularError(layout.lock)
         if not _take(descriptor):
             raise _busy(layout, descriptor)
         os.ftruncate(descriptor, 0)
@@ -93,6 +99,8 @@ def _busy(layout: Layout, descriptor: int) -> StoreBusy:
 
 def _daemon_json(layout: Layout) -> _DaemonJson:
     try:
-        return msgspec.json.decode(layout.daemon_json.read_bytes(), type=_DaemonJson)
+        descriptor = os.open(layout.daemon_json, os.O_RDONLY | _FLAGS)
+        with os.fdopen(descriptor, "rb") as file:
+            return msgspec.json.decode(file.read(), type=_DaemonJson)
     except (OSError, msgspec.DecodeError):
         return _DaemonJson()

@@ -56,14 +56,20 @@ def read_texts(directory: Path, files: tuple[Stamp, ...]) -> list[tuple[str, str
     return [(each.name, _text(directory / each.name, each)) for each in files]
 
 
+def _bytes_of(path: Path) -> bytes:
+    # What was a regular file a moment ago may be a FIFO now, for whose writer nobody should wait.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
 def _text(path: Path, stamp: Stamp) -> str:
     if not stamp.is_file:
         raise Unreadable(f"{path.name}, line 1: is no regular file")
     if stamp.size > MAX_FILE_BYTES:
         raise Unreadable(f"{path.name}, line 1: has {stamp.size} bytes, at most {MAX_FILE_BYTES} are read")
     try:
-        whole = path.read_bytes()
-        return whole.decode()
+        return _bytes_of(path).decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise Unreadable(f"{path.name}, line {line}: is not UTF-8") from None

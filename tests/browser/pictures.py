@@ -237,12 +237,6 @@ def take(screen: Screen, where: Path, look: str) -> None:
     screen.go("#/approvals")
     expect(screen[".card button:enabled"]).to_have_count(4)
     shoot("approvals")
-    screen.go("#/agents")
-    expect(screen.row(3)).to_be_visible()
-    shoot("agents")
-    screen.go("#/events")
-    expect(screen.row(3)).to_be_visible()
-    shoot("events")
 
 
 def picture(browser: Browser, daemon: DaemonProcess, where: Path, size: dict[str, int]) -> None:

@@ -51,6 +51,8 @@ def test_everything_is_reached_by_keyboard(screen: Screen, daemon: DaemonProcess
     expect(screen["dialog"]).to_be_visible()
     screen.press("Escape")
     expect(screen["dialog"]).to_be_hidden()
+    screen.press("?", "Enter")
+    expect(screen["dialog"]).to_be_hidden()
     screen.press("4", "/")
     expect(screen["#filter"]).to_be_focused()
     screen.page.keyboard.type("nothing like it")

@@ -111,6 +111,30 @@ def test_payloads_are_shown_and_copied_as_they_were_written(
     assert [line.removesuffix(",") for line in whole.splitlines()[1:-1]] == lines
 
 
+def test_a_long_payload_is_shown_from_its_beginning_and_whole_when_asked(
+    open_screen: Callable[..., Screen], daemon: DaemonProcess
+) -> None:
+    screen = open_screen(daemon, permissions=["clipboard-read", "clipboard-write"])
+    texts = [f"{number} " * 1400 + "\n" for number in range(6)]
+    with daemon.client("librarian") as agent:
+        run_id = start_run(agent)
+        record(agent, run_id, {"tool": "long", "output": texts})
+        record(agent, run_id, {"prompt": "".join(texts)[:16_000]})
+    screen.open_run(run_id)
+    screen.press("j", "j", "Enter")
+    expect(screen[".part"]).to_contain_text("Show all")
+    expect(screen[".payload"]).not_to_contain_text("5 5 5")
+    screen["text=Show all"].click()
+    shown = screen[".payload.json"].evaluate("box => box.textContent")
+    assert "".join(shown.split()) == "".join(json.dumps(texts).split())
+    screen["main .scroller"].focus()
+    screen.press("c")
+    screen.page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('5 5 5')")
+    screen.press("j", "Enter")
+    screen["text=Show all"].click()
+    expect(screen[".payload"].last).to_have_text("".join(texts)[:16_000])
+
+
 def test_failures_and_denials_are_found_one_after_the_other(screen: Screen, daemon: DaemonProcess) -> None:
     fine = {"tool": "fine", "verifier_verdict": "passed"}
     with daemon.client("librarian") as agent:

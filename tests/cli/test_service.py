@@ -400,7 +400,7 @@ def command_line_of(unit: Path, runtime: Path) -> list[str]:
         },
     ).stdout.decode()
     (line,) = [line for line in said.split("\n") if line.strip().startswith("Command Line: ")]
-    words = re.findall(r'"(?:\\.|[^"\\])*"|[^ ]+', line.strip().removeprefix("Command Line: "))
+    words = re.findall(r'"(?:\\.|[^"\\])*"|[^ ]+', line.strip(" \t").removeprefix("Command Line: "))
     return [re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith('"') else word for word in words]
 
 

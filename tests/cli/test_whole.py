@@ -247,6 +247,17 @@ def test_doctor_names_settings_that_are_unknown_or_risky(shell: Shell, healthy: 
     assert set(complaints(shell)) == {"config_keys", "exposure", "durability"}
 
 
+def test_doctor_names_the_file_and_line_of_a_policy_that_stops_every_plan(
+    shell: Shell, healthy: Path
+) -> None:
+    (healthy / "policies").mkdir(mode=0o700)
+    (healthy / "policies" / "good.toml").write_text("deny_tool = ['drop_database']\n")
+    assert complaints(shell) == {}
+    (healthy / "policies" / "typo.toml").write_text("\ndeny_tool = 5\n")
+    assert complaints(shell)["policies"].startswith("policies/typo.toml, line 2: Expected array, got int")
+    assert shell("doctor").code == 1
+
+
 def test_doctor_names_a_catalog_that_is_not_trusted(shell: Shell, healthy: Path) -> None:
     (healthy / "run" / "clean-stop").unlink()
     assert "reindex" not in complaints(shell)["catalog"]

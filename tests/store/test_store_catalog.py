@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -397,6 +398,23 @@ def test_a_catalog_that_cannot_be_closed_in_order_is_not_clean(layout: Layout, d
     catalog._connection.close()
     catalog.close(clean=True)
     assert not layout.clean_stop.exists()
+
+
+def test_a_mark_of_a_clean_stop_that_says_something_must_go_and_one_that_says_nothing_may_stay(
+    layout: Layout, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    boot(layout, disk).close(clean=True)
+    monkeypatch.setattr(disk, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        open_catalog(layout, disk)
+    monkeypatch.undo()
+    layout.clean_stop.unlink()
+    layout.clean_stop.mkdir()
+    opened(layout, disk).close(clean=False)
+    assert layout.clean_stop.is_dir()
 
 
 def test_a_clean_stop_that_cannot_be_noted_is_none(layout: Layout, disk: Disk) -> None:

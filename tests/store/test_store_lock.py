@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from car_trio.store import lock
-from car_trio.store.disk import Disk
+from car_trio.store.disk import Disk, NotRegularError
 from car_trio.store.layout import Layout
 from car_trio.store.lock import StoreBusy, hold_lock, lock_is_held
 
@@ -86,9 +87,28 @@ def test_a_start_waits_out_a_reader_who_looks_at_the_lock(
 
 def test_a_link_in_place_of_the_lock_is_not_followed(layout: Layout, tmp_path: Path) -> None:
     layout.lock.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"), hold_lock(layout):
+    with pytest.raises(NotRegularError, match="never followed"), hold_lock(layout):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_fifo_in_place_of_the_lock_or_of_the_daemons_file_makes_nobody_wait(layout: Layout) -> None:
+    os.mkfifo(layout.lock)
+    with pytest.raises(NotRegularError), hold_lock(layout):
+        pass
+    layout.lock.unlink()
+    os.mkfifo(layout.daemon_json)
+    with hold_lock(layout), pytest.raises(StoreBusy), hold_lock(layout):
+        pass
+
+
+def test_a_lock_that_may_not_be_opened_says_so(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr(lock.os, "open", refuse)
+    with pytest.raises(PermissionError, match="not yours"), hold_lock(layout):
+        pass
 
 
 def test_a_killed_holder_leaves_a_free_lock(layout: Layout) -> None:

@@ -62,6 +62,12 @@ def test_old_journals_of_the_gone_are_removed(tmp_path):
     }
 
 
+def test_event_logs_that_cannot_be_listed_stay_and_the_log_says_why(tmp_path, caplog):
+    (tmp_path / "journals").symlink_to("elsewhere")
+    assert drop_journals(Disk(), Layout(tmp_path), set(), datetime.now(UTC)) == 0
+    assert "what is old in it stays" in caplog.text
+
+
 def test_only_toml_files_are_policies_and_what_vanished_meanwhile_is_not_there(tmp_path, monkeypatch):
     for name in ("b.toml", "a.toml", "c.txt"):
         (tmp_path / name).write_text("x = 1")

@@ -54,7 +54,7 @@ def test_hostile_connections_find_out_what_stays_and_who_is_let_in(
 @pytest.mark.parametrize(
     ("defect", "words"),
     [
-        ("error", "host.agents failed"),
+        ("error", "failed on session"),
         ("twice", "were answered twice"),
         ("dumb", "not served"),
         ("task", "tasks stay"),
@@ -63,7 +63,7 @@ def test_hostile_connections_find_out_what_stays_and_who_is_let_in(
 def test_mutated_frames_find_out_errors_and_answers_that_are_missing_or_too_many(
     defect: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hostile_memory, "PATIENCE", 0.5)
+    monkeypatch.setattr(hostile_memory, "PATIENCE", 2.0)
     monkeypatch.setattr(hostile_memory, "PER_HOUSE", 40)
     monkeypatch.setattr(hostile_memory, "REST_SECONDS", 1)
     verdict = Verdict()

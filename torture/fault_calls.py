@@ -1,0 +1,126 @@
+"""Faults below the store's own code: `strace` makes the n-th system call of a running daemon fail.
+
+The daemon is an ordinary one, reached over its socket; strace is attached while a client works. One run is open before,
+so the path of its file is known; another begins under the faults. Calls that other parts of a process make too (`write`
+to sockets, `openat` of modules) are made to fail only on that file and in its directory. SQLite's syncs fail as well.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+
+from tests.process.daemon_process import PATIENCE, DaemonProcess, complete, start_run, until
+from torture.fault import NO_RESERVE, Work, healthy, judge_files, read_run
+from torture.orders import Orders, Verdict
+
+CALLS = {
+    "write": ("ENOSPC", "EIO", "EDQUOT"),
+    "fdatasync": ("EIO", "ENOSPC"),
+    "fsync": ("EIO",),
+    "openat": ("EMFILE", "ENOSPC", "EACCES"),
+    "write,ftruncate": ("EIO",),
+}
+IN_A_ROW = (1, 3)
+MOST = 12
+"""More calls of a kind than the work makes."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """COUNT calls fail from the FIRST on."""
+
+    call: str
+    error: str
+    first: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.call}: {self.error} ×{self.count} at {self.first}"
+
+
+def system_calls(orders: Orders, verdict: Verdict, rounds: int) -> None:
+    """Each call, each error, the n-th time, n = 1, 2, … until the work is done without a fault."""
+    strace = which("strace")
+    verdict.figures["faults below the store"] = "by strace" if strace else "strace is not installed"
+    if strace is None:
+        return
+    daemon = DaemonProcess(orders.directory / "calls", environment=NO_RESERVE)
+    try:
+        daemon.start()
+        with daemon.client("agent") as client:
+            complete(client, start_run(client))
+        done = 0
+        for first in range(1, MOST + 1):
+            for call, error, times in every(orders):
+                if done >= rounds or not orders.go_on(done):
+                    return
+                one_case(verdict, daemon, Case(call, error, first, times))
+                done += 1
+        verdict.expect(daemon.stop() == 0, "strace: did not stop cleanly")
+    except AssertionError as failed:
+        verdict.expect(False, f"strace: {failed}")
+    finally:
+        daemon.clean_up()
+
+
+def every(orders: Orders) -> list[tuple[str, str, int]]:
+    kinds = [(call, error, times) for call, errors in CALLS.items() for error in errors for times in IN_A_ROW]
+    orders.dice.shuffle(kinds)
+    return kinds
+
+
+def one_case(verdict: Verdict, daemon: DaemonProcess, case: Case) -> None:
+    work = Work()
+    with daemon.client("agent") as client:
+        run = start_run(client)
+        with injected(daemon, case, run) as trace:
+            work.turns_of(client, verdict, run, 0)
+            work.do(client, verdict, runs=1)
+        struck = trace.read_text().count("(INJECTED)")
+        verdict.counts["system calls that failed"] += struck
+        verdict.counts["refusals"] += work.refused
+        until(lambda: healthy(daemon), f"{case}: the store heals")
+    # The connection's end ends what is still open, a moment later.
+    until(lambda: all(ends(daemon.home, each) for each in work.turns), f"{case}: the runs end")
+    judge_files(verdict, daemon.home, work, str(case))
+
+
+def ends(home: Path, run: str) -> bool:
+    records = read_run(home, run)
+    return bool(records) and records[-1]["record"] == "ended"
+
+
+@contextmanager
+def injected(daemon: DaemonProcess, case: Case, run: str) -> Iterator[Path]:
+    """strace is attached meanwhile; gives the file in which it says what it did."""
+    folder = daemon.home / "runs" / "agent"
+    trace = daemon.home.with_name("strace.txt")
+    trace.unlink(missing_ok=True)
+    last = case.first + case.count - 1
+    paths = [f"--trace-path={path}" for path in (folder, folder / f"{run}.jsonl", folder / f"{run}~1.jsonl")]
+    process = subprocess.Popen(  # noqa: S603 - of the machine, with our own arguments
+        [
+            str(which("strace")), "-f", "-p", str(daemon.pid), "-o", str(trace), f"--trace={case.call}",
+            *(paths if case.call != "fdatasync" else ()),
+            f"--inject={case.call}:error={case.error}:when={case.first}..{last}",
+        ],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until(lambda: all_traced(daemon.pid), f"{case}: strace is attached")
+        yield trace
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
+
+
+def all_traced(pid: int) -> bool:
+    """Whether every thread of a process has a tracer."""
+    threads = Path(f"/proc/{pid}/task").glob("*/status")
+    return all("TracerPid:\t0\n" not in status.read_text() for status in threads)
