@@ -44,10 +44,16 @@ def explain(error: Exception, command: str = "COMMAND") -> int | None:
         return OK
     code = _code(error)
     if code is not None:
-        said = one_line(" ".join(str(error).split()))
+        said = one_line(" ".join(_said(error).split()))
         hint = f" (car-trio {command} --help shows its options)" if _is_of_cyclopts(error) else ""
         print(f"car-trio: {said}{hint}", file=sys.stderr)
     return code
+
+
+def _said(error: Exception) -> str:
+    """The error's own words; for what was left over of a command line, ours."""
+    left_over = getattr(error, "unused_tokens", None) if _is_of_cyclopts(error) else None
+    return f"nothing more is expected at {' '.join(map(repr, left_over))}" if left_over else str(error)
 
 
 def _code(error: Exception) -> int | None:

@@ -84,12 +84,15 @@ export class ApprovalsView {
 
   #made(approval) {
     const age = el("time", { datetime: approval.created_at, title: clock(approval.created_at) }, ago(approval.created_at));
+    const details = approval.details === "null" ? el("p", { class: "quiet" }, "no details") : json(approval.details);
+    const below = el("p", { class: "below", hidden: true });
+    watchEnd(details, below);
     const proof = el("p", { class: "proof" }, "comparing with the digest …");
     const answer = el("p", { class: "answer", role: "status" });
     const card = { approval, age, proof, answer, isSending: false, isOver: false };
     card.buttons = approval.options.map((option) => {
       const look = { approve: "primary", deny: "danger" }[option] ?? "";
-      return button(line(option === "approve" ? "Approve" : option === "deny" ? "Deny" : option, 200), () => this.#decide(card, option), { class: look, disabled: true });
+      return button(line(option === "approve" ? "Approve" : option === "deny" ? "Deny" : option, 4096), () => this.#decide(card, option), { class: look, disabled: true });
     });
     card.element = el("article", { class: "card", tabindex: "-1", "aria-label": `${flat(approval.action)}, asked by ${flat(approval.agent_id ?? "a program without an agent")}` },
       el("header", {},
@@ -99,7 +102,8 @@ export class ApprovalsView {
           age,
           el("code", { class: "wide" }, line(approval.id, 80)),
           approval.client_id !== null && el("span", {}, "decided by the program that asked, on your word"))),
-      approval.details === "null" ? el("p", { class: "quiet" }, "no details") : json(approval.details),
+      details,
+      below,
       proof,
       el("footer", {}, ...card.buttons, answer));
     return card;
@@ -151,6 +155,19 @@ export class ApprovalsView {
 }
 
 const NOT_WHOLE = "What is shown here is not all of what was asked, so it cannot be approved here. Large details come when others are decided.";
+
+// Says under a box of details whether there is more than is in view. The line stays when the end was reached, so that
+// nothing moves under the pointer.
+function watchEnd(box, line) {
+  const look = () => {
+    const isAtEnd = box.scrollTop + box.clientHeight >= box.scrollHeight - 2;
+    if (box.scrollHeight > box.clientHeight) line.hidden = false;
+    line.textContent = isAtEnd ? "This is the end of it." : "There is more of it below: scroll to its end.";
+    line.classList.toggle("warning", !isAtEnd);
+  };
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
+}
 
 // How a row ended, in the words of the page for the usual options and in its own for others.
 function badge(row) {

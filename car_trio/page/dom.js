@@ -10,6 +10,7 @@ const UNSEEN =
   /(?:[\0-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}]|\p{Cs}|(?<!\p{Extended_Pictographic}\ufe0f?)\u200d)/gu;
 
 const CHUNK = 8_000;
+const MAX_BOXES = 2_000; // of one text; a browser lays out hundreds of thousands for minutes
 const MAX_MARGIN = 32; // characters; what begins further to the right is moved by two
 const MAX_MARGINS = 200; // lines of one string; those of a longer one begin at the left, which is cheap
 
@@ -27,11 +28,15 @@ export function el(tag, set = {}, ...children) {
 
 const number = (character) => "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
 
-/** Foreign text; what is unseen becomes a box with its number. */
+/** Foreign text; what is unseen becomes a box with its number, after the first MAX_BOXES the number in brackets. */
 export function seen(text) {
   const fragment = document.createDocumentFragment();
-  let from = 0;
+  let from = 0, boxes = 0;
   for (const found of text.matchAll(UNSEEN)) {
+    if (boxes++ === MAX_BOXES) {
+      fragment.append(text.slice(from).replace(UNSEEN, (character) => `[${number(character)}]`));
+      return fragment;
+    }
     fragment.append(text.slice(from, found.index), el("b", { class: "unseen", title: "a character that is not shown" }, number(found[0])));
     from = found.index + found[0].length;
   }

@@ -16,6 +16,8 @@ import { clock } from "./words.js";
 
 const TICK = 5_000;
 const THEME = "car-trio-theme";
+// A payload that is longer than its box is scrolled by these while it has the focus.
+const SCROLLING = new Set(["ArrowDown", "ArrowUp", "PageDown", "PageUp", "Home", "End"]);
 const get = (id) => document.getElementById(id);
 
 class Page {
@@ -211,6 +213,7 @@ class Page {
       return;
     }
     if (event.key === "Enter" && target.matches("button, a, summary")) return;
+    if (SCROLLING.has(event.key) && target.matches(".payload") && target.scrollHeight > target.clientHeight) return;
     const act = this.#acts[event.key];
     if (!act) return;
     event.preventDefault();

@@ -1,18 +1,24 @@
 """Text that strangers wrote, made safe for a terminal and for a log.
 
 Whatever an agent or a client sends may be shown to a person. Control characters could move the cursor or rename the
-window, bidirectional overrides could show another order than the one that is stored, tag characters say what nobody
-sees. All of them are shown by their number instead, so that what is on the screen is what is in the file.
+window, bidirectional overrides could show another order than the one that is stored, tags and characters without
+width say what nobody sees. All of them are shown by their number instead, so that what is on the screen is what is
+in the file; only a joiner behind a picture stays, which makes one picture of two.
 """
 
 from __future__ import annotations
 
 import re
 
-_UNSEEN = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"
-_HOSTILE = re.compile(f"[\x00-\x09\x0b-\x1f{_UNSEEN}]")
-_HOSTILE_OR_BREAK = re.compile(f"[\x00-\x1f{_UNSEEN}]")
-_HOSTILE_IN_JSON = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSEEN}]")
+_UNSEEN = (
+    "\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_PICTURE = "[\u2190-\u2bff\U0001f000-\U0001faff]"
+_JOINER = f"(?<!{_PICTURE})(?<!{_PICTURE}\ufe0f)\u200d"
+_HOSTILE = re.compile(f"[\x00-\x09\x0b-\x1f{_UNSEEN}]|{_JOINER}")
+_HOSTILE_OR_BREAK = re.compile(f"[\x00-\x1f{_UNSEEN}]|{_JOINER}")
+_HOSTILE_IN_JSON = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSEEN}]|{_JOINER}")
 
 
 def escaped(text: str) -> str:
@@ -34,7 +40,13 @@ def escaped_json(text: str) -> str:
 
 
 def _number(match: re.Match[str]) -> str:
-    return "\\n" if match[0] == "\n" else f"\\x{ord(match[0]):02x}"
+    """Each form has a length of its own, so that no digit of the text behind it is taken for one of the number."""
+    code = ord(match[0])
+    if match[0] == "\n":
+        return "\\n"
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return f"\\u{code:04x}" if code > 0xFF else f"\\x{code:02x}"
 
 
 def _json_number(match: re.Match[str]) -> str:

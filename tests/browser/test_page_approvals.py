@@ -93,6 +93,56 @@ def test_all_of_the_details_is_shown_as_it_was_written(screen: Screen, daemon: D
         expect(long).to_contain_text("approved at")
 
 
+def test_a_box_with_more_than_is_in_view_says_so_and_is_scrolled_by_keys(
+    screen: Screen, daemon: DaemonProcess
+) -> None:
+    screen.go("#/approvals")
+    with daemon.client("librarian") as agent:
+        asks(agent, "short", {"command": "ls"})
+        asks(agent, "long", {"script": [f"echo {n}" for n in range(500)], "end": "rm -rf ~"})
+    expect(screen[".card"]).to_have_count(2)
+    expect(screen[".card"].first.locator(".below")).to_be_hidden()
+    card = screen[".card"].nth(1)
+    expect(card.locator(".below")).to_have_text("There is more of it below: scroll to its end.")
+    card.locator(".payload").focus()
+    screen.press("End")
+    expect(card.locator(".below")).to_have_text("This is the end of it.")
+    expect(card.locator(".payload")).to_be_focused()
+    screen.press("Home")
+    expect(card.locator(".below")).to_have_text("There is more of it below: scroll to its end.")
+
+
+def test_options_that_begin_alike_are_told_apart(screen: Screen, daemon: DaemonProcess) -> None:
+    screen.go("#/approvals")
+    alike = "only the old shelf, " * 20
+    with daemon.client("librarian") as agent:
+        asks(agent, "burn", None, options=[alike + "not the new one", alike + "and the new one", "deny"])
+        for end in ("not the new one", "and the new one"):
+            option = screen[".card"].get_by_role("button", name=end)
+            expect(option).to_be_visible()
+            assert option.evaluate("button => button.scrollWidth <= button.clientWidth")
+
+
+def test_details_of_nothing_but_unseen_characters_do_not_stop_the_page(
+    screen: Screen, daemon: DaemonProcess
+) -> None:
+    screen.go("#/approvals")
+    unseen = "\u202e" * 300_000
+    with daemon.client("librarian") as agent:
+        agent.send_raw(
+            '{"jsonrpc":"2.0","id":7,"method":"host.request_approval","params":{"action":"pay","system_level":true,'
+            f'"details":"{unseen}"}}}}'
+        )
+        agent.reply(7)
+    card = screen[".card"]
+    expect(card.get_by_role("button", name="Deny")).to_be_enabled()
+    assert card.locator(".payload b").count() <= 2_000
+    shown = card.locator(".payload").evaluate("box => box.textContent.split('U+202E').length - 1")
+    assert shown == 300_000
+    card.get_by_role("button", name="Deny").click()
+    expect(card).to_contain_text("denied at")
+
+
 def test_what_is_not_shown_whole_cannot_be_approved_but_denied(screen: Screen, daemon: DaemonProcess) -> None:
     half_a_mebibyte = {"text": "x" * 900_000}
     screen.go("#/approvals")

@@ -92,8 +92,29 @@ def test_a_failure_is_one_line_in_which_nothing_is_obeyed(capsys: pytest.Capture
 
 
 def test_escaping_shows_by_number_what_a_terminal_would_obey() -> None:
-    assert escaped("a\x1b[1m\u202eb\nü\t") == "a\\x1b[1m\\x202eb\nü\\x09"
-    assert one_line("a\nb\ud800") == "a\\nb\\xd800"
+    assert escaped("a\x1b[1m\u202eb\nü\t") == "a\\x1b[1m\\u202eb\nü\\x09"
+    assert one_line("a\nb\ud800") == "a\\nb\\ud800"
+
+
+def test_the_number_of_a_character_is_not_mistaken_for_that_of_another_and_a_digit() -> None:
+    assert escaped("\x202e") != escaped("\u202e")
+    assert escaped("\u202e1") != escaped("\U000202e1")
+    assert escaped("\U000e0041\x1b0041") == "\\U000e0041\\x1b0041"
+
+
+@pytest.mark.parametrize(
+    "unseen", ["\u200b", "\u200c", "\u200d", "\u2060", "\xad", "\u3164", "\ufe0e", "\U000e0100"]
+)
+def test_what_has_no_width_is_shown_by_its_number(unseen: str) -> None:
+    assert unseen not in escaped(f"rm{unseen}dir")
+    document = json.dumps(f"rm{unseen}dir", ensure_ascii=False)
+    assert unseen not in escaped_json(document)
+    assert json.loads(escaped_json(document)) == json.loads(document)
+
+
+@pytest.mark.parametrize("picture", ["\U0001f468\u200d\U0001f469", "\u2764\ufe0f\u200d\U0001f525"])
+def test_a_joiner_between_pictures_stays(picture: str) -> None:
+    assert escaped(picture) == picture
 
 
 def test_escaped_json_means_the_same() -> None:
