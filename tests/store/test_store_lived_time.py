@@ -174,3 +174,14 @@ def test_a_clock_that_runs_too_fast_is_no_jump_and_still_makes_nothing_older(clo
         clocks.wall += timedelta(seconds=50)
         clocks.pass_time(timedelta(hours=1))
     assert about(clocks.age(NOON), 3 * DAY + timedelta(hours=10))
+
+
+def test_a_clock_that_is_slewed_ages_a_run_by_the_time_that_passed():
+    clocks = Clocks()
+    ended = clocks.wall
+    for _ in range(4):
+        clocks.pass_time(timedelta(hours=1), looking=False)
+        clocks.wall += timedelta(seconds=45)  # too little at a time to be a jump
+        clocks.look()
+    assert abs(clocks.age(ended) - timedelta(hours=4)) <= timedelta(minutes=2)
+    assert abs(clocks.age(clocks.wall)) <= timedelta(minutes=1)
