@@ -307,10 +307,11 @@ class Writer:
         self._append_payload(tombstones, removal.tombstone + b"\n")
         for failure in self._sync([tombstones]).values():
             raise failure
+        freed = unlink_run(self._disk, self._layout, removal.target)
+        # Only now: a run that could not be removed may still have to be synced.
         held = self._files.pop(removal.target, None)
         if held is not None:
             held.close()
-        freed = unlink_run(self._disk, self._layout, removal.target)
         self._gone.append(removal.target)
         return freed
 

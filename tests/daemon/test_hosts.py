@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
+from car_trio.nursery import storage
 from car_trio.nursery.duties import grace_sweep
 from car_trio.store.disk import Disk
 from tests.peer import HOST_TOKEN, TOKEN, Peer, Refused, open_house
@@ -228,9 +229,12 @@ async def test_ended_approvals_are_on_disk_when_the_answer_says_so_and_known_aft
 
 
 async def test_approvals_that_cannot_be_read_are_forgotten_and_the_daemon_serves(
-    tmp_path, autojump_clock, caplog
+    tmp_path, autojump_clock, caplog, monkeypatch
 ):
-    (tmp_path / "approvals.jsonl").mkdir()
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(storage, "newest", broken)
     async with open_house(tmp_path) as house:
         host = await house.peer(host=True)
         assert (await host.call("host.approvals"))["approvals"] == []

@@ -167,3 +167,21 @@ def test_lines_that_say_nothing_are_passed_over_and_a_file_that_cannot_be_read_m
     (tmp_path / FILE).mkdir()
     assert lived_time(Disk(), Layout(tmp_path)).look(Look(rfc3339(NOON), "b", 1.0))
     assert "the wall clock is believed" in caplog.text
+
+
+def test_a_clock_that_runs_too_fast_is_no_jump_and_still_makes_nothing_older(clocks: Clocks) -> None:
+    for _ in range(10):
+        clocks.wall += timedelta(seconds=50)
+        clocks.pass_time(timedelta(hours=1))
+    assert about(clocks.age(NOON), 3 * DAY + timedelta(hours=10))
+
+
+def test_a_clock_that_is_slewed_ages_a_run_by_the_time_that_passed():
+    clocks = Clocks()
+    ended = clocks.wall
+    for _ in range(4):
+        clocks.pass_time(timedelta(hours=1), looking=False)
+        clocks.wall += timedelta(seconds=45)  # too little at a time to be a jump
+        clocks.look()
+    assert abs(clocks.age(ended) - timedelta(hours=4)) <= timedelta(minutes=2)
+    assert abs(clocks.age(clocks.wall)) <= timedelta(minutes=1)

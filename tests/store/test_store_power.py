@@ -120,6 +120,20 @@ def test_a_cut_in_the_middle_of_a_removal_leaves_no_shortened_run() -> None:
     assert {len(lines_of(after, A)) for after in found} == {0, 3}
 
 
+async def test_a_run_that_could_not_be_removed_is_synced_when_its_interval_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    async with journal_on(disk, "interval") as journal:
+        await put(journal, *a_run(A))
+        disk.broken = {"unlink": errno.EIO}
+        ticket = journal.remove(A, b'{"run_id":"run-a"}')
+        await trio.sleep(0.2)
+        assert ticket.settled and ticket.bytes == 0
+        for seed in range(20):
+            assert lines_of(disk.crash(random.Random(seed)), A) == a_run(A)
+
+
 @pytest.mark.parametrize("broken_for", [3, 60])
 async def test_a_store_that_was_ill_for_long_is_well_soon_after_its_disk_is(
     broken_for: float, autojump_clock: MockClock
