@@ -11,10 +11,12 @@ import html
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 
+from car_trio.cli.app import USAGE
+from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home
 from car_trio.cli.screen import human_size, is_terminal, lasting, seconds_between
@@ -52,7 +54,7 @@ def export(
 def write(pieces: Iterator[bytes], output: str | None) -> None:
     """To a new or replaced file, to a pipe as it is, or to a terminal with what it would obey escaped."""
     if output is not None:
-        with Path(output).open("wb") as file:
+        with opened(output) as file:
             file.writelines(pieces)
     elif is_terminal():
         for piece in pieces:
@@ -61,6 +63,16 @@ def write(pieces: Iterator[bytes], output: str | None) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.writelines(pieces)
         sys.stdout.buffer.flush()
+
+
+def opened(output: str) -> BinaryIO:
+    """A file that cannot be written is a mistake on the command line, and no damage to the store."""
+    try:
+        return Path(output).open("wb")
+    except OSError as error:
+        raise FailedError(
+            f"--output is '{output}', which cannot be written: {error.strerror}", USAGE
+        ) from None
 
 
 def jsonl(files: Files, rows: Rows) -> Iterator[bytes]:

@@ -272,6 +272,13 @@ def test_nothing_that_an_agent_wrote_reaches_the_terminal_as_a_command(
     assert not OBEYED.search(ours)
 
 
+def test_an_export_that_cannot_be_written_is_no_damage(shell: Shell, home: Path, tmp_path: Path) -> None:
+    write(home, A, [started(A), ended(A)])
+    ran = shell("runs", "export", "run-a", "--output", str(tmp_path))
+    assert ran.code == 2
+    assert f"--output is '{tmp_path}', which cannot be written: Is a directory" in ran.err
+
+
 def test_an_export_to_a_terminal_is_escaped_and_to_a_file_is_exact(
     shell: Shell, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
