@@ -15,7 +15,8 @@ async def echo(socket: ServerConnection) -> None:
 
 
 async def main() -> None:
-    async with serve(echo, "127.0.0.1", 0, compression=None) as server:
+    # The load generator only counts frames: it answers no pings, and would take one for a reply.
+    async with serve(echo, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         print(f"echo ready ws://127.0.0.1:{port}", flush=True)
         await server.serve_forever()
