@@ -19,7 +19,7 @@ LARGE_BYTES = 262_144
 IDLE_CONNECTIONS = 1000
 FRAME = request("state.get", {"key": "k"})
 LARGE_FRAME = request("state.get", {"key": "k", "more": "x" * LARGE_BYTES})
-STORING_FRAME = request("state.set", {"key": "k", "value": "x" * LARGE_BYTES})
+STORING_FRAME = request("state.set", {"key": "stored", "value": "x" * LARGE_BYTES})
 KINDS: dict[str, tuple[bytes, int, int, float | None]] = {
     f"state.get, {CLIENTS} clients": (FRAME, CLIENTS, 1, 2.2),
     f"state.get pipelined, {PIPELINING_CLIENTS} x {WINDOW}": (FRAME, PIPELINING_CLIENTS, WINDOW, 10.0),
@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[bytes, int, int, float | None]] = {
     f"state.set of 256 KB, {LARGE_CLIENTS} clients": (STORING_FRAME, LARGE_CLIENTS, 1, None),
 }
 """What is called: a frame, by how many clients, with how many in flight each, and the target. The large call is read
-and checked like any other, and its answer is small; the echo sends back what came."""
+and checked like any other, and its answer is small, because nobody sets its key; the echo sends back what came."""
 
 
 def calls(directory: Path, quick: bool) -> list[Figure]:
