@@ -9,12 +9,25 @@ from typing import Annotated
 
 import msgspec
 
+from car_trio.cli.app import USAGE
+from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files, point_in_time
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import ago, folded, lasting, say_json, seconds_between, styled, toned, width
+from car_trio.cli.screen import (
+    ago,
+    folded,
+    is_terminal,
+    lasting,
+    say_json,
+    seconds_between,
+    styled,
+    toned,
+    width,
+)
 from car_trio.store.reader import read_records
 from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, OutcomeStatus, RunStatus, SearchRuns
+from car_trio.wire.text import one_line
 
 
 def ls(
@@ -31,6 +44,8 @@ def ls(
     json: Json = False,
 ) -> int:
     """List runs, newest first. Needs no daemon."""
+    if limit < 0:
+        raise FailedError(f"--limit is {limit}: at most so many runs are shown, 0 shows all", USAGE)
     files = Files(home)
     ask = SearchRuns(
         agent_id=agent,
@@ -49,6 +64,11 @@ def ls(
         files.require_agent(agent)
     if json:
         say_json({"runs": [row.in_list() for row in shown]})
+        return 0
+    if not shown:
+        print(
+            "no runs" if files.root.is_dir() else f"no runs: there is nothing at {one_line(str(files.root))}"
+        )
         return 0
     for line in table(shown):
         print(line)
@@ -71,17 +91,24 @@ def holds(files: Files, row: CatalogRow, text: str) -> bool:
     return False
 
 
+ROOMY = 120
+"""A terminal of so many columns shows whole ids."""
 HEADINGS = ("RUN", "AGENT", "STATUS", "OUTCOME", "TURNS", "BEGAN", "TOOK", "INTENT")
+
+
+def short_ids(run_ids: list[str]) -> int:
+    """How much of each id is enough to tell these apart: every command takes the beginning of one."""
+    return next(
+        (length for length in range(8, 36) if len({each[:length] for each in run_ids}) == len(run_ids)), 36
+    )
 
 
 def table(rows: list[CatalogRow]) -> Iterator[str]:
     """A line per run under headings; in a terminal the intent gets what is left of the width."""
-    if not rows:
-        yield "no runs"
-        return
+    shortest = short_ids([row.run_id for row in rows]) if is_terminal() and width() < ROOMY else 36
     cells = [
         (
-            folded(row.run_id, 36),
+            folded(row.run_id[:shortest], 36),
             folded(row.agent_id, 24),
             row.status,
             row.outcome or "-",

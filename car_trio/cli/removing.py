@@ -89,7 +89,8 @@ def remove(
 
 def agreed_to(rows: list[CatalogRow], total: int) -> bool:
     """Asks; anything but a yes, also no answer at all, is a no."""
-    print(f"Remove {len(rows)} runs, {human_size(total)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    some = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    print(f"Remove {some}, {human_size(total)}? [y/N] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):  # nobody has ended the line of the question
         print(file=sys.stderr)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from car_trio.cli import screen
+from car_trio.cli import listing, screen
 from car_trio.store.run_store import RunStore
 from car_trio.wire.runs import RunRef
 from tests.cli.homes import HOSTILE, Shell, ended, started, turn, whole, write
+from tests.store.store_scripts import row
 
 A = RunRef("agent", "run-a")
 B = RunRef("agent", "run-b")
@@ -93,11 +94,28 @@ def test_a_clock_that_was_set_back_is_not_hidden() -> None:
 
 
 def test_no_runs_are_said_to_be_none_and_a_reading_command_makes_no_home(shell: Shell, home: Path) -> None:
-    assert shell("runs", "ls").out == "no runs\n"
+    assert shell("runs", "ls").out == f"no runs: there is nothing at {home}\n"
     assert not home.exists()
+    home.mkdir()
+    assert shell("runs", "ls").out == "no runs\n"
 
 
-@pytest.mark.parametrize("words", [["--since", "soon"], ["--status", "odd"], ["--limit", "many"], ["--odd"]])
+def test_a_narrow_terminal_gets_as_much_of_the_ids_as_tells_them_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [row(RunRef("agent", "0a1b2c3d-1111")), row(RunRef("agent", "0a1b2c3d-2222"))]
+    whole = [line.split()[0] for line in listing.table(rows)]
+    monkeypatch.setattr(listing, "is_terminal", lambda: True)
+    monkeypatch.setattr(listing, "width", lambda: 80)
+    short = [line.split()[0] for line in listing.table(rows)]
+    assert whole[1:] == ["0a1b2c3d-1111", "0a1b2c3d-2222"]
+    assert short[1:] == ["0a1b2c3d-1", "0a1b2c3d-2"]
+    assert [line.split()[0] for line in listing.table(rows[:1])][1:] == ["0a1b2c3d"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--since", "soon"], ["--status", "odd"], ["--limit", "many"], ["--limit", "-1"], ["--odd"]]
+)
 def test_a_wrong_flag_is_usage(shell: Shell, words: list[str]) -> None:
     ran = shell("runs", "ls", *words)
     assert ran.code == 2
