@@ -21,6 +21,7 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
+_GAP: Final = re.compile(r"[^A-Za-z0-9]")
 _BOUNDARY: Final = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 
 _DANGEROUS: Final = _set(
@@ -60,8 +61,38 @@ _IRREVERSIBLE_VALUE: Final = re.compile(
 )
 
 
+BLOCK: Final = 64 * 1024
+"""One search holds the interpreter from its first character to its last, so a long text is searched so many at a
+time."""
+_LONGEST: Final = 32
+"""More characters than anything that is looked for has."""
+
+
 def words(name: str) -> list[str]:
     return [word.lower() for word in _BOUNDARY.split(name) if word]
+
+
+def holds(pattern: re.Pattern[str], text: str) -> bool:
+    """Whether it is found anywhere. What seems to end with a block may go on behind it: the next block begins before
+    that, and tells."""
+    for at in range(0, len(text) + 1, BLOCK):
+        end = min(at + BLOCK + _LONGEST, len(text))
+        found = pattern.search(text, at, end)
+        if found is not None and (found.end() < end or end == len(text)):
+            return True
+    return False
+
+
+def names_any(named: frozenset[str], text: str) -> bool:
+    """Whether one of these is a word of the text, of which each block ends where a word does."""
+    at = 0
+    while at < len(text):
+        gap = _GAP.search(text, at + BLOCK)
+        end = len(text) if gap is None else gap.start()
+        if not named.isdisjoint(words(text[at:end])):
+            return True
+        at = end + 1
+    return False
 
 
 def strings(parameters: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -88,9 +119,9 @@ def tool_reversibility(tool: str, parameters: dict[str, Any]) -> Reversibility:
     """What a tool call seems to do. One sign of something that cannot be undone outweighs every other."""
     named = set(words(tool))
     values = [value.lower() for _, value in strings(parameters)]
-    if named & _IRREVERSIBLE or any(map(_IRREVERSIBLE_VALUE.search, values)):
+    if named & _IRREVERSIBLE or any(holds(_IRREVERSIBLE_VALUE, value) for value in values):
         return "irreversible"
-    if named & _COMPENSABLE or any(map(_COMPENSABLE_VALUE.search, values)):
+    if named & _COMPENSABLE or any(holds(_COMPENSABLE_VALUE, value) for value in values):
         return "compensable"
     return "reversible" if named & _REVERSIBLE else "irreversible"
 
@@ -109,9 +140,9 @@ def _names_secret(name: str) -> bool:
 
 def _value_is_dangerous(name: str, value: str) -> bool:
     lowered = value.lower()
-    if _DANGEROUS_VALUE.search(lowered):
+    if holds(_DANGEROUS_VALUE, lowered):
         return True
     role = "_".join(words(name))
     if role in _PATHS:
-        return _SECRET_PATH.search(lowered) is not None
-    return role in _COMMANDS and not _COMMAND_WORDS.isdisjoint(words(value))
+        return holds(_SECRET_PATH, lowered)
+    return role in _COMMANDS and names_any(_COMMAND_WORDS, value)
