@@ -97,7 +97,7 @@ async def dial(endpoint: Endpoint) -> trio.SocketStream:
                 return await trio.open_unix_socket(address.path)
             return await trio.open_tcp_stream(address.host, address.port)
     except (OSError, trio.TooSlowError) as error:
-        raise unreachable(endpoint, error) from error
+        raise unreachable(endpoint, error) from None  # the words say what the system said
 
 
 def only(error: BaseException) -> BaseException:
