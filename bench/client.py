@@ -43,6 +43,10 @@ def request(method: str, params: Any = None, request_id: int = 1) -> bytes:
     return masked(json.dumps(body, separators=(",", ":")).encode())
 
 
+FINAL = 0x80
+"""The first byte of a message's last frame is at least this."""
+
+
 def frame_end(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
     """Where the payload of the server's frame at `at` begins and ends; `None` when it has not come whole."""
     if len(data) < at + 2:
@@ -84,11 +88,14 @@ class Client:
         self.socket.sendall(frames)
 
     def message(self) -> Any:
-        """The next message, decoded."""
-        while (place := frame_end(self.rest, 0)) is None:
-            self._receive()
-        payload = bytes(self.rest[place[0] : place[1]])
-        del self.rest[: place[1]]
+        """The next message, decoded. One of more than a MiB comes in several frames."""
+        payload, is_whole = b"", False
+        while not is_whole:
+            while (place := frame_end(self.rest, 0)) is None:
+                self._receive()
+            is_whole = self.rest[0] >= FINAL
+            payload += self.rest[place[0] : place[1]]
+            del self.rest[: place[1]]
         return json.loads(payload)
 
     def call(self, method: str, params: Any = None) -> Any:
@@ -110,8 +117,8 @@ class Client:
         found = at = 0
         size = len(data)
         while at < size and (place := frame_end(data, at)) is not None:
+            found += data[at] >= FINAL
             at = place[1]
-            found += 1
         self.rest = bytearray(data[at:])
         return found
 
