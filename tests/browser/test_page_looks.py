@@ -99,7 +99,8 @@ def brightness(screen: Screen, selector: str) -> tuple[float, float]:
         red, green, blue = (linear(each) for each in colour[:3])
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    text, ground = screen[selector].first.evaluate(LOOK)
+    # Found and looked at in one step: between two, the page may draw the row anew, and a row that is gone has no colour.
+    text, ground = screen.ask(f"selector => ({LOOK})(document.querySelector(selector))", selector)
     return luminance(text), luminance(ground)
 
 
