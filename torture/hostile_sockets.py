@@ -19,7 +19,7 @@ from tests.process.daemon_process import DaemonProcess, complete, record, start_
 from tests.process.raw import Gone
 from tests.second_client import Refused, SecondClient
 from torture.hostile_ways import WAYS, Door, Full, Odd, doors
-from torture.leak import Held, tell
+from torture.leak import Held, counted_daemon, tell
 from torture.orders import Orders, Verdict
 
 CONNECTIONS = 60_000
@@ -37,13 +37,7 @@ STEADY_KIB = 3 * 1024
 
 
 def attack(orders: Orders, verdict: Verdict, defect: str = "") -> None:
-    told = orders.directory / "held.json"
-    daemon = DaemonProcess(
-        orders.directory / "sockets",
-        environment={"CAR_TRIO_RUNS_DURABILITY": "os", "DEFECT": defect},
-        module=("torture.counted", str(told)),
-    ).start()
-    try:
+    with counted_daemon(orders, "sockets", defect) as (daemon, told):
         with ExitStack() as stack:
             entries = doors(daemon)
             friends = [Friend(stack.enter_context(client)) for client in friendly(daemon)]
@@ -59,8 +53,6 @@ def attack(orders: Orders, verdict: Verdict, defect: str = "") -> None:
                 friend.leave(verdict)
         verdict.expect(daemon.stop() == 0, "the daemon did not stop in order")
         verdict.expect(" error " not in daemon.said(), f"the log has errors: {daemon.log}")
-    finally:
-        daemon.clean_up()
 
 
 def friendly(daemon: DaemonProcess) -> list[SecondClient]:

@@ -18,8 +18,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,14 +59,23 @@ class Held(NamedTuple):
     kib: int
 
 
-def cycles(orders: Orders, verdict: Verdict, defect: str = "") -> None:
+@contextmanager
+def counted_daemon(orders: Orders, name: str, defect: str) -> Iterator[tuple[DaemonProcess, Path]]:
+    """A daemon that tells what it holds (`torture.counted`), with a defect or without, and where it tells it."""
     told = orders.directory / "held.json"
     daemon = DaemonProcess(
-        orders.directory / "cycles",
+        orders.directory / name,
         environment={"CAR_TRIO_RUNS_DURABILITY": "os", "DEFECT": defect},
         module=("torture.counted", str(told)),
     ).start()
     try:
+        yield daemon, told
+    finally:
+        daemon.clean_up()
+
+
+def cycles(orders: Orders, verdict: Verdict, defect: str = "") -> None:
+    with counted_daemon(orders, "cycles", defect) as (daemon, told):
         dice, done = orders.dice, 0
         for _ in range(WARM_UP):
             cycle(daemon, dice)
@@ -80,8 +89,6 @@ def cycles(orders: Orders, verdict: Verdict, defect: str = "") -> None:
         verdict.counts["cycles"] += done
         judge(verdict, held)
         verdict.expect(" error " not in daemon.said(), f"the log has errors: {daemon.log}")
-    finally:
-        daemon.clean_up()
 
 
 def judge(verdict: Verdict, held: Sequence[Held]) -> None:

@@ -73,6 +73,7 @@ def test_without_a_standard_error_there_is_no_journal_either(
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
     configure(Log(), "0:0")
+    assert [type(handler.formatter) for handler in logging.getLogger().handlers] == [TextLines]
 
 
 @pytest.mark.parametrize("kind", ["text", "json"])

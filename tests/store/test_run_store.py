@@ -26,13 +26,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "PROBE_SECONDS", 0.0)
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    layout.prepare(Disk())
-    return layout
-
-
 def write(layout: Layout, ref: RunRef, *lines: bytes) -> None:
     path = layout.run_file(ref)
     path.parent.mkdir(exist_ok=True)

@@ -34,13 +34,6 @@ OUTCOME = (
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    layout.prepare(Disk())
-    return layout
-
-
-@pytest.fixture
 def disk() -> Disk:
     return Disk()
 

@@ -12,16 +12,9 @@ from pathlib import Path
 import pytest
 
 from car_trio.store import lock
-from car_trio.store.disk import Disk, NotRegularError
+from car_trio.store.disk import NotRegularError
 from car_trio.store.layout import Layout
 from car_trio.store.lock import StoreBusy, hold_lock, lock_is_held
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    layout.prepare(Disk())
-    return layout
 
 
 @pytest.fixture(autouse=True)

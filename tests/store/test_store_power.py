@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import trio
@@ -150,13 +149,6 @@ async def test_a_store_that_was_ill_for_long_is_well_soon_after_its_disk_is(
 
 
 # The catalog
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    layout.prepare(Disk())
-    return layout
 
 
 @pytest.fixture
