@@ -24,12 +24,16 @@ done
         ("report", 1),
     ],
 )
-def test_the_exit_code_is_what_the_tests_and_the_coverage_said(tmp_path: Path, fails_at: str, code: int) -> None:
+def test_the_exit_code_is_what_the_tests_and_the_coverage_said(
+    tmp_path: Path, fails_at: str, code: int
+) -> None:
     (tmp_path / "test").write_bytes(SCRIPT.read_bytes())
     (tmp_path / "fails_at").write_text(fails_at)
     interpreter = tmp_path / "python"
     interpreter.write_text(PYTHON)
     interpreter.chmod(0o700)
     (tmp_path / "environment.sh").write_text(f'root="{tmp_path}"\npython="{interpreter}"\nready() {{ :; }}\n')
-    done = subprocess.run(["bash", tmp_path / "test"], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", tmp_path / "test"], check=False, capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (code, "")
