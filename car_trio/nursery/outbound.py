@@ -58,7 +58,8 @@ class Outbound:
         self.dead = False
         """Nothing reaches the peer any more."""
 
-    def add(self, pieces: Sequence[bytes]) -> None:
+    def add(self, pieces: Sequence[bytes], *, can_wait: bool = False) -> None:
+        """`can_wait`: it need not leave in the stretch that is under way, other connections come first."""
         if self.dead:
             return
         if self._bytes > HARD_LIMIT:
@@ -67,7 +68,7 @@ class Outbound:
             self._cut(why)
             return
         if not (self._waiting or self.in_turn):
-            self._together.add(self)
+            self._together.add(self, can_wait=can_wait)
         self._waiting += pieces
         for piece in pieces:
             self._bytes += len(piece)

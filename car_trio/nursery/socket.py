@@ -234,6 +234,12 @@ class Socket:
         if self._protocol.state is OPEN:
             self._out.add(text_frames(payload))
 
+    def post_frames(self, frames: bytes) -> None:
+        """As `post`, of messages that are frames already (`packed_frames`) because many get them. Others may go first:
+        whoever wrote what so many watch waits for his reply."""
+        if self._protocol.state is OPEN:
+            self._out.add((frames,), can_wait=True)
+
     def ping(self) -> None:
         if self.is_open:
             self._protocol.send_ping(b"")

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal
 
-from car_trio.state.run import Event, Recorder, Run, Ticket, Watcher, from_row
+from car_trio.state.run import Passage, Recorder, Run, Ticket, Watcher, from_row, passages
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, Cuts, TurnTooLarge, ended_line, stamped, started_line
 from car_trio.wire.errors import Refusal, invalid_params
@@ -290,19 +290,17 @@ class RunRegistry:
         return self._put(run, lines, partial(self._turns_durable, run, lines), must=must)
 
     def _turns_durable(self, run: Run, lines: Sequence[bytes]) -> None:
-        first = run.durable_turns + 1
+        before = run.durable_turns
         run.durable_turns += len(lines)
         run.durable_records += len(lines)
         if run.watchers:
-            self._publish(
-                run, [Event(run.ref, line, first + i, "in_progress") for i, line in enumerate(lines)]
-            )
+            self._publish(run, passages(run.ref, lines, before))
 
-    def _publish(self, run: Run, events: Sequence[Event]) -> None:
-        for watcher in list(run.watchers):
-            for event in events:
-                if not watcher.offer(event):
-                    break
+    def _publish(self, run: Run, told: Iterable[Passage]) -> None:
+        watchers = list(run.watchers)
+        for passage in told:
+            # Who does not take one reads it from disk, and with it what follows.
+            watchers = [watcher for watcher in watchers if watcher.offer(passage)]
 
     # The end
 
@@ -349,7 +347,7 @@ class RunRegistry:
     def _ended_durably(self, run: Run, line: bytes) -> None:
         run.durable_records += 1
         if run.watchers:
-            self._publish(run, [Event(run.ref, line, run.durable_turns, run.status)])
+            self._publish(run, [Passage(run.ref, [line], run.durable_turns, run.status)])
         self._announce("run.ended", run.ref, run.status)
 
     def _indexed(self, run: Run) -> None:

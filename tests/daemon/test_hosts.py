@@ -167,6 +167,22 @@ async def test_a_wedged_host_delays_nobody_and_is_cut_after_thirty_seconds(tmp_p
         assert len(house.daemon.host.events._watchers) == 1
 
 
+async def test_events_that_gathered_reach_a_host_together_and_in_order(tmp_path, autojump_clock, monkeypatch):
+    async with open_house(tmp_path) as house:
+        host = await house.peer(host=True)
+        await host.call("host.subscribe")
+        await wait_all_tasks_blocked()
+        waits: list[int] = []
+        (feed,) = house.daemon.host.events._watchers.values()
+        drained = feed._out.drained
+        monkeypatch.setattr(feed._out, "drained", lambda: waits.append(1) or drained())
+        for n in range(20):
+            house.daemon.host.events.publish("told", str(n))
+        for n in range(20):
+            assert (await host.notification("host.event"))["message"] == str(n)
+        assert len(waits) == 1
+
+
 async def test_a_host_that_was_too_slow_is_told_its_gap_and_goes_on(tmp_path, autojump_clock):
     async with open_house(tmp_path) as house:
         slow = await wedged_host(house)

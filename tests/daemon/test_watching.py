@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from car_trio.methods import traces
 from car_trio.nursery import outbound, subscriptions
+from car_trio.state import run as run_module
 from tests.peer import House, Peer, Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -77,7 +78,7 @@ STEPS = st.one_of(
 @pytest.fixture
 def narrow(monkeypatch):
     """Bounds so small that overflow, paging and short snapshots happen all the time."""
-    monkeypatch.setattr(subscriptions, "MAX_EVENTS", 3)
+    monkeypatch.setattr(run_module, "PASSAGE_BYTES", 200)
     monkeypatch.setattr(subscriptions, "PAGE_BYTES", 300)
     monkeypatch.setattr(traces, "PAGE_BYTES", 300)
     monkeypatch.setattr(traces, "MAX_SNAPSHOT_BYTES", 400)
@@ -158,9 +159,8 @@ async def test_a_wedged_watcher_delays_nobody_and_loses_nothing(tmp_path, autoju
         assert [(await healthy.notification("runs.trace.event"))["cursor"] for _ in range(2000)] == list(
             range(1, 2001)
         )
-        run = house.daemon.runs.find(run_id)
-        held = [each._waiting_bytes for each in run.watchers]
-        assert max(held) <= subscriptions.MAX_WAITING_BYTES + 2100
+        held = [connection._out._bytes for connection in house.connections]
+        assert max(held) <= outbound.SOFT_LIMIT + subscriptions.PAGE_BYTES + 3000
         assert [(await wedged.notification("runs.trace.event"))["cursor"] for _ in range(2000)] == list(
             range(1, 2001)
         )
