@@ -15,6 +15,7 @@ from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
 from car_trio.nursery import outbound
+from car_trio.nursery.framing import packed_frames
 from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.together import Together
@@ -32,7 +33,7 @@ class Wire:
     def __init__(self, ours: trio.abc.Stream, theirs: trio.abc.Stream, nursery: trio.Nursery) -> None:
         self.theirs = theirs
         self.cuts: list[str] = []
-        together = Together()
+        self.together = together = Together()
         nursery.start_soon(together.deliver)
         self.out = Outbound(
             ours, stall_seconds=30, together=together, cut=self.cuts.append, spawn=nursery.start_soon
@@ -243,6 +244,25 @@ async def test_a_reply_leaves_with_the_readers_turn_and_a_later_post_with_the_ne
             nursery.cancel_scope.cancel()
         said = os.read(connected.theirs.socket.fileno(), 10_000)  # type: ignore[attr-defined]
         assert said.endswith(b"\x81\x06answer\x81\x05event")
+
+
+async def test_in_a_flush_replies_leave_at_its_end_and_what_many_watch_with_the_next_turn_of_the_loop() -> (
+    None
+):
+    async with wire() as watcher, wire() as recorder:
+        for each in (watcher, recorder):
+            await each.shake_hands()
+            await wait_all_tasks_blocked()
+            await each.theirs.receive_some()
+        with watcher.together:
+            watcher.socket.post_frames(packed_frames([b"one", b"two"]))
+        with recorder.together:
+            recorder.socket.post(b"reply")
+        assert os.read(recorder.theirs.socket.fileno(), 100) == b"\x81\x05reply"  # type: ignore[attr-defined]
+        with pytest.raises(BlockingIOError):
+            os.read(watcher.theirs.socket.fileno(), 100)  # type: ignore[attr-defined]
+        await wait_all_tasks_blocked()
+        assert os.read(watcher.theirs.socket.fileno(), 100) == b"\x81\x03one\x81\x03two"  # type: ignore[attr-defined]
 
 
 async def test_many_waiting_messages_are_made_bytes_of_their_own_in_small_parts_and_arrive_in_order(

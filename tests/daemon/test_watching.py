@@ -181,13 +181,18 @@ async def test_an_ended_run_can_be_watched_and_ends_at_once(tmp_path, autojump_c
         agent = await house.peer("alice")
         run_id = (await agent.call("runs.start", {"intent": "x"}))["run_id"]
         await agent.call("runs.record_turns", {"run_id": run_id, "turns": [{"prompt": "a"}, {"prompt": "b"}]})
-        await agent.call("runs.complete", {"run_id": run_id, "outcome": {"status": "done"}})
+        await agent.call(
+            "runs.complete",
+            {"run_id": run_id, "outcome": {"status": "done", "evidence": [{"kind": "evaluator"}]}},
+        )
         await wait_all_tasks_blocked()
         snapshot = await agent.call("runs.subscribe", {"run_id": run_id, "from_cursor": 1})
         assert [turn["prompt"] for turn in snapshot["turns_so_far"]] == ["b"]
         assert (snapshot["cursor"], snapshot["status"]) == (2, "completed")
         event = await agent.notification("runs.trace.event")
         assert (event["record"]["record"], event["cursor"], event["status"]) == ("ended", 2, "completed")
+        trace = await agent.call("runs.get_trace", {"run_id": run_id})
+        assert event["record"] == trace["records"][-1]
 
 
 async def test_a_cursor_past_the_end_is_answered_with_the_true_one(tmp_path, autojump_clock):
