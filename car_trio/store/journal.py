@@ -1,7 +1,7 @@
 """The journal: the one owner of everything the store writes (protocol `runs.md` section 3).
 
 ```text
-loop:    put ─ append to `waiting` ─┐ hand over         ┌ durable() · settled(None) · on_health
+loop:    put ─ append to `waiting` ─┐ hand over         ┌ settled(None) · durable() · on_health
 thread:                             └ write · sync ─────┘ then the catalog
 ```
 `put` decides and returns; it never blocks and never refuses, so it is legal in a cancelled scope. One batch
@@ -239,9 +239,9 @@ class Journal:
 
     def _tell(self, put: Put) -> None:
         self.pending_bytes -= put.counted_bytes
+        put.ticket.settle(None)  # first: who wrote has the reply before the events that it makes
         if put.durable is not None:
             put.durable()
-        put.ticket.settle(None)
 
     def _note_indexed(self, told: list[Indexed], rows_wait: bool) -> None:
         self._dues.index.at = trio.current_time() + MAX_RETRY_SECONDS if rows_wait else math.inf

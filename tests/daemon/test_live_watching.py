@@ -84,6 +84,17 @@ async def test_a_batch_reaches_all_who_watch_as_one_piece_that_they_share(
         assert {watcher.cursor for watcher in run.watchers} == {40}
 
 
+async def test_who_watches_his_own_run_has_the_reply_before_the_events(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        agent, run, _ = await watched(house, 0)
+        await agent.call("runs.subscribe", {"run_id": run.ref.run_id})
+        recorded = await agent.request("runs.record_turns", batch(run, 2))
+        assert [(await agent.receive()).get("id") for _ in range(3)] == [recorded, None, None]
+        ended = {"run_id": run.ref.run_id, "outcome": {"status": "success"}}
+        completed = await agent.request("runs.complete", ended)
+        assert [(await agent.receive()).get("id") for _ in range(2)] == [completed, None]
+
+
 async def test_the_bytes_that_wait_for_wedged_watchers_are_theirs_together(tmp_path, autojump_clock):
     async with open_house(tmp_path) as house:
         agent, run, _ = await watched(house, 3, lockstep=True)

@@ -116,13 +116,13 @@ async def settled(ticket: Ticket) -> Refusal | None:
     return words[0]
 
 
-async def test_durable_comes_first_and_settled_follows_in_the_same_step(
+async def test_settled_comes_first_and_durable_follows_in_the_same_step(
     place: Place, autojump_clock: MockClock
 ) -> None:
     told = Told()
     async with place.journal() as journal:
         await settled(told.put(journal, A, started(A), turn(0)))
-        assert told == [("true", turn(0)), (None, turn(0))]
+        assert told == [(None, turn(0)), ("true", turn(0))]
         assert lines_of(place.disk, A) == [started(A), turn(0)]
 
 
