@@ -77,7 +77,9 @@ def save(pieces: Iterable[bytes], output: str, *, force: bool) -> None:
     """To a file, by way of another name beside it; what is no file, a pipe say, is written to as it is."""
     place = Path(output)
     if place.is_file() and not force:
-        raise FailedError(f"'{output}' is there already; choose another --output, or use --force to replace it")
+        raise FailedError(
+            f"'{output}' is there already; choose another --output, or use --force to replace it"
+        )
     if place.exists() and not place.is_file():
         copy(pieces, place, output)
         return

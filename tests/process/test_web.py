@@ -161,9 +161,10 @@ def test_a_taken_port_costs_the_page_and_nothing_else(make_daemon: MakeDaemon) -
         warning = next(line for line in daemon.said().splitlines() if " warning " in line)
         assert f"127.0.0.1 port {port}" in warning
         assert "--web-port" in warning
-        assert f"warning   the page is not served: cannot listen on 127.0.0.1 port {port}" in ran(
-            daemon.home, "doctor"
-        ).stdout
+        assert (
+            f"warning   the page is not served: cannot listen on 127.0.0.1 port {port}"
+            in ran(daemon.home, "doctor").stdout
+        )
         with daemon.client("alice") as alice:
             assert start_run(alice)
         said = ran(daemon.home, "ui")
