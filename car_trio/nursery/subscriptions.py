@@ -135,6 +135,8 @@ class RunSubscription:
         )
 
     def _deliver_page(self, page: Page) -> None:
+        if self._over:
+            return  # closed when the page was read already
         turns: list[bytes] = []
         end: bytes | None = None
         for index, record in enumerate(page.records, self.position.record):

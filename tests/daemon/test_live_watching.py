@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from car_trio.methods import traces
 from car_trio.nursery import outbound, together
 from car_trio.nursery.subscriptions import RunSubscription
 from car_trio.nursery.together import Together
@@ -173,6 +174,30 @@ async def test_a_subscription_closed_in_the_middle_of_a_batch_shows_nothing_more
         assert await cursors(second, 2) == [1, 2]
         assert await second.call("server.health")
         assert not second.frames
+
+
+async def test_a_subscription_closed_while_a_page_comes_from_disk_shows_nothing_of_it(
+    tmp_path, autojump_clock, monkeypatch, posted
+):
+    plain = RunSubscription._next_page
+
+    def closed_meanwhile(self: RunSubscription) -> Any:
+        page = plain(self)
+        self.close()
+        return page
+
+    async with open_house(tmp_path) as house:
+        agent, run, (watcher,) = await watched(house, 1)
+        await agent.call("runs.record_turns", batch(run, 3))
+        await cursors(watcher, 3)
+        await wait_all_tasks_blocked()
+        posted.clear()
+        monkeypatch.setattr(traces, "MAX_SNAPSHOT_BYTES", 1)
+        monkeypatch.setattr(RunSubscription, "_next_page", closed_meanwhile)
+        snapshot = await watcher.call("runs.subscribe", {"run_id": run.ref.run_id})
+        assert snapshot["cursor"] == 1
+        await wait_all_tasks_blocked()
+        assert (posted, run.watchers) == ([], {})
 
 
 async def test_who_subscribes_while_a_batch_is_on_its_way_sees_it_once(tmp_path, autojump_clock):
