@@ -109,7 +109,7 @@ class Writer:
         """Write a batch; with `flush`, or after trouble, also sync all that `interval` left for later."""
         landed = Landed()
         # What is older than the interval may not wait for another one once it can be written again.
-        flush = flush or any(file.to_rewrite for file in self._files.values())
+        flush = flush or self._has_to_rewrite()
         groups: dict[Target, list[Append]] = {}
         for append in appends:
             groups.setdefault(append.target, []).append(append)
@@ -127,7 +127,7 @@ class Writer:
         self._let_go()
         if self._durability == "interval":
             landed.unsynced = any(file.dirty for file in self._files.values())
-            landed.to_rewrite = any(file.to_rewrite for file in self._files.values())
+            landed.to_rewrite = self._has_to_rewrite()
         landed.free_bytes = self.free_bytes()
         return landed
 
@@ -258,6 +258,10 @@ class Writer:
                 file.distrust()
                 failed[target] = error
         return failed
+
+    def _has_to_rewrite(self) -> bool:
+        """Only mode `interval` keeps what it has acknowledged; in the others a batch need not look at every file."""
+        return self._durability == "interval" and any(file.to_rewrite for file in self._files.values())
 
     def _must_flush(self) -> bool:
         """Mode `interval` keeps what is unsynced in memory and its descriptors open: both are bounded."""
