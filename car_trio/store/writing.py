@@ -241,6 +241,8 @@ class Writer:
     def _sync(self, targets: Iterable[Target]) -> dict[Target, OSError]:
         """Sync files, and the directories of new ones; returns those that cannot be trusted any more."""
         files = [(target, self._files[target]) for target in targets]
+        if not files:
+            return {}
         folders = list({file.path.parent: None for _, file in files if file.new})
         names: list[Sync] = [partial(self._disk.sync_directory, folder) for folder in folders]
         if self._queue is None or len(files) < ENOUGH_FOR_QUEUE:
