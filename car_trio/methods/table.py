@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Raw
-
 from car_trio.methods import (
     analysis,
     chat,
@@ -54,7 +52,7 @@ METHODS: dict[str, Method] = {
     "rpc.discover": Method(s.NoParams, discover.discover, s.JsonObject, "This table as an OpenRPC document."),
     # Tools and what they share
     "tools.register": Method(
-        list[t.Tool],
+        t.Tools,
         tools.register,
         int,
         "Offer tools to be called.",
@@ -152,6 +150,7 @@ METHODS: dict[str, Method] = {
         "Its events, newest first.",
         admit=events.admit_query,
         reads=True,
+        free_form=True,
     ),
     # Runs
     "runs.start": Method(r.StartRun, runs.start, r.RunStarted, "Open a run, or find it again by its key."),
@@ -200,7 +199,11 @@ METHODS: dict[str, Method] = {
         s.NoParams, host.subscribe, h.HostSnapshot, "Follow what happens.", who="person"
     ),
     "host.request_approval": Method(
-        h.RequestApproval, host.request_approval, h.ApprovalRow, "Ask a person to decide."
+        h.RequestApproval,
+        host.request_approval,
+        h.ApprovalRow,
+        "Ask a person to decide.",
+        slices=host.with_details,
     ),
     "host.resolve_approval": Method(
         h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide.", who="person"
@@ -221,6 +224,10 @@ METHODS: dict[str, Method] = {
         admit=chat.may_approve,
     ),
     "agent.chat.event": Method(
-        dict[str, Raw], chat.event, None, "What the agent says: { session_id, kind, … }; a notification."
+        c.ChatEvent,
+        chat.event,
+        None,
+        "What the agent says: { session_id, kind, … }; a notification.",
+        slices=chat.read_event,
     ),
 }

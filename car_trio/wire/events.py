@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from car_trio.wire.proposals import timestamp
+from car_trio.wire.tools import Members
 
 
 def event_time() -> str:
@@ -29,12 +30,12 @@ class Event(Struct):
 class QueryEvents(Struct, omit_defaults=True):
     """`events.query`. `data_matches`: members of `data` that must be equal to these."""
 
-    kinds: list[str] | None = None
+    kinds: Annotated[list[str], Meta(max_length=10_000)] | None = None
     action_id: str | None = None
     proposal_id: str | None = None
     since: str | None = None
     until: str | None = None
-    data_matches: dict[str, Any] | None = None
+    data_matches: Members | None = None
     limit: Annotated[int, Meta(ge=1)] | None = None
 
 
