@@ -150,7 +150,6 @@ METHODS: dict[str, Method] = {
         "Its events, newest first.",
         admit=events.admit_query,
         reads=True,
-        free_form=True,
     ),
     # Runs
     "runs.start": Method(r.StartRun, runs.start, r.RunStarted, "Open a run, or find it again by its key."),

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from car_trio.wire.proposals import timestamp
-from car_trio.wire.tools import Members
 
 
 def event_time() -> str:
@@ -35,7 +34,7 @@ class QueryEvents(Struct, omit_defaults=True):
     proposal_id: str | None = None
     since: str | None = None
     until: str | None = None
-    data_matches: Members | None = None
+    data_matches: Annotated[dict[str, Raw], Meta(max_length=100)] | None = None
     limit: Annotated[int, Meta(ge=1)] | None = None
 
 

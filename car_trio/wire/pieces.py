@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 PIECE_BYTES = 64 * 1024
 
-FEW_CONTAINERS: Final = 750_000
+FEW_CONTAINERS: Final = 600_000
 BYTES_A_CONTAINER: Final = 7
 """Letting go of that many lists and objects takes about 40 ms where they nest deep, which is the worst."""
 

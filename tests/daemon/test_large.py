@@ -54,7 +54,6 @@ class Steps(trio.abc.Instrument):
         ("runs.record_turns", {"run_id": "r", "turns": [{"output": LARGE[:1000]}] * 12}),
         ("host.request_approval", {"action": "a", "details": LARGE}),
         ("agent.chat.event", {"session_id": "s", "kind": "text", "v": LARGE}),
-        ("events.query", {"data_matches": {"k": LARGE}}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
