@@ -89,9 +89,9 @@ def _is_json(raw: bytes) -> bool:
 
 def _parse_large(raw: bytes, prefix: str) -> Proposal:
     """The same piece by piece, for a thread: others go on meanwhile."""
+    most = most_containers(len(raw))
     try:
         try:
-            most = most_containers(len(raw))
             return _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, most, unique=True))))
         except Repeated:
             # What else is wrong with it is said first.

@@ -15,7 +15,14 @@ from car_trio.engine.values import MAX_DEPTH, too_deep
 from car_trio.methods.context import Context
 from car_trio.state.values import LARGE_BYTES, Values
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.pieces import TooDeep, TooMany, most_containers, read_in_steps
+from car_trio.wire.pieces import (
+    TooDeep,
+    TooMany,
+    encoded_parts,
+    joined_in_steps,
+    most_containers,
+    read_in_steps,
+)
 from car_trio.wire.session import SetState, StateKey, WholeState
 
 
@@ -74,5 +81,10 @@ def keys(context: Context, ask: WholeState) -> list[str]:
     return sorted(_seen(context, ask.tenant_id))
 
 
-def snapshot(context: Context, ask: WholeState) -> dict[str, Any]:
+def taken(context: Context, ask: WholeState) -> dict[str, Any]:
     return _seen(context, ask.tenant_id).snapshot()
+
+
+async def snapshot(context: Context, values: dict[str, Any]) -> Raw:
+    """All of it as it was when it was asked for. There can be a lot of it, so it is encoded in steps."""
+    return Raw(await context.in_steps(joined_in_steps(encoded_parts(values))))

@@ -60,7 +60,9 @@ METHODS: dict[str, Method] = {
         slice_bytes=FEW_SCHEMAS,
         free_form=True,
     ),
-    "tools.list": Method(s.NoParams, tools.listed, t.ToolList, "The tools of this connection."),
+    "tools.list": Method(
+        s.NoParams, tools.listed, t.ToolList, "The tools of this connection.", admit=tools.offered
+    ),
     "tools.unregister": Method(t.UnregisterTool, tools.unregister, t.Unregistered, "Take a tool back."),
     "state.set": Method(
         s.SetState,
@@ -74,7 +76,9 @@ METHODS: dict[str, Method] = {
     "state.get": Method(s.StateKey, state.get_value, Any, "The value of a key, or null."),
     "state.exists": Method(s.StateKey, state.exists, bool, "Whether a key is there."),
     "state.keys": Method(s.WholeState, state.keys, list[str], "All keys."),
-    "state.snapshot": Method(s.WholeState, state.snapshot, s.JsonObject, "All keys and values."),
+    "state.snapshot": Method(
+        s.WholeState, state.snapshot, s.JsonObject, "All keys and values.", admit=state.taken
+    ),
     # What may not run, and who lets it
     "policy.register": Method(
         p.RegisterPolicy, policies.register, p.PolicyRegistered, "Forbid something.", free_form=True

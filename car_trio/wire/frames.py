@@ -125,7 +125,9 @@ def _not_a_request(message: bytes | bytearray, error: msgspec.ValidationError) -
 def read_error(raw: Raw) -> ErrorObject:
     """The error of a client's reply; one that is not an object is quoted as the message."""
     try:
-        return _decode_error(raw)
+        error = _decode_error(raw)
+        error.data = Raw(bytes(error.data))  # it outlives the message that it came in
+        return error
     except (msgspec.MsgspecError, RecursionError):
         return ErrorObject(message=f"malformed error: {bytes(raw)[:200].decode(errors='replace')}")
 

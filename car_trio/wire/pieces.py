@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
@@ -337,6 +337,19 @@ def _list_parts(items: list[Any], encode: Callable[[Any], bytes], *, in_order: b
             yield comma
             yield from encoded_parts(each, in_order=in_order)
             comma = b","
+
+
+def joined_in_steps(parts: Iterable[bytes]) -> Generator[None, None, bytes]:
+    """The parts in one; a step makes about as much of it as a piece has."""
+    made: list[bytes] = []
+    size = 0
+    for part in parts:
+        made.append(part)
+        size += len(part)
+        if size >= PIECE_BYTES:
+            size = 0
+            yield
+    return b"".join(made)
 
 
 def at_once(steps: Generator[None, None, T]) -> T:

@@ -375,3 +375,22 @@ async def test_details_nest_as_deep_as_readers_take_and_no_deeper_whatever_their
         assert (await peer.reply(128))["details"] == json.loads("[" * 128 + "]" * 128)
         with pytest.raises(Refused, match="details cannot be read back: nests more than 128 deep"):
             await peer.reply(129)
+
+
+async def test_what_is_told_of_state_and_tools_is_as_it_was_when_it_was_asked_for(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        peer = await house.peer()
+        some = LARGE[:2000]
+        for key in "abc":
+            await peer.call("state.set", {"key": key, "value": some})
+        schema = {"enum": ["x" * 70] * 1000}
+        tools = [{"name": f"t{n}", "parameters": schema} for n in range(3)]
+        await peer.call("tools.register", tools)
+        snapshot = await peer.request("state.snapshot")
+        listed = await peer.request("tools.list")
+        await peer.request("state.set", {"key": "b", "value": 1})
+        await peer.request("tools.unregister", {"name": "t1"})
+        assert await peer.reply(snapshot) == dict.fromkeys("abc", some)
+        found = await peer.reply(listed)
+        assert ([tool["name"] for tool in found["tools"]], found["count"]) == (["t0", "t1", "t2"], 3)
+        assert found["tools"][1]["parameters"] == schema

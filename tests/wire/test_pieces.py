@@ -20,6 +20,7 @@ from car_trio.wire.pieces import (
     at_once,
     decoded_in_steps,
     encoded_parts,
+    joined_in_steps,
     longer_than,
     most_containers,
     read_in_steps,
@@ -108,6 +109,15 @@ def test_parts_of_an_encoded_value_are_what_the_encoder_writes(value):
 def test_no_part_of_an_encoded_value_is_large_unless_a_string_is():
     value = {"a": [{"k": [1, 2.5]}] * 1000, "b": list(range(10_000))}
     assert max(map(len, encoded_parts(value))) < 2000
+
+
+def test_parts_are_joined_about_one_piece_in_a_step(monkeypatch):
+    piece_bytes = 8
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
+    count, joined = counted(joined_in_steps([b"x", b"y"] * piece_bytes))
+    assert (count, joined) == (2, b"xy" * piece_bytes)
+    assert counted(joined_in_steps([b"x" * piece_bytes, b"y"])) == (1, b"x" * piece_bytes + b"y")
+    assert counted(joined_in_steps([])) == (0, b"")
 
 
 def test_a_key_that_stands_in_two_pieces_of_one_object_is_seen(piece_bytes):
