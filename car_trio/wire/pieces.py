@@ -35,6 +35,9 @@ FEW_CONTAINERS: Final = 600_000
 BYTES_A_CONTAINER: Final = 7
 """Letting go of that many lists and objects takes about 40 ms where they nest deep, which is the worst."""
 
+MAX_MEMBERS: Final = 100_000
+"""Of one object that is decoded: checking it against a type and sorting its keys are single calls too."""
+
 _BRACKETS: Final = b"[]{}"
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
 _UP_OR_DOWN: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -50,7 +53,7 @@ class TooDeep(ValueError):  # noqa: N818 - says what the document is
 
 
 class TooMany(ValueError):  # noqa: N818 - says what the document is
-    """It holds more lists and objects than allowed."""
+    """It holds more lists and objects, or members of one object, than allowed."""
 
 
 class Repeated(ValueError):  # noqa: N818 - says what the document is
@@ -169,8 +172,9 @@ def _outermost_commas(piece: Piece) -> int:
     if piece.kept > 1:
         return 0
     marks = outside_of_strings(piece.text).translate(None, _NO_MARKS)
-    depths = accumulate(map(_MARKS.__getitem__, marks), initial=len(piece.before))
-    return [*zip(marks, depths, strict=False)].count((ord(","), 1)) + (len(piece.after) == 1)
+    depths = list(accumulate(map(_MARKS.__getitem__, marks), initial=len(piece.before)))
+    within = sum(depths[comma.start()] == 1 for comma in re.finditer(b",", marks))
+    return within + (len(piece.after) == 1)
 
 
 def _whole(piece: Piece, key: bytes, mark: bytes) -> bytes:
@@ -258,6 +262,8 @@ class _Growing:
         if self._unique and not holder.keys().isdisjoint(more):
             raise Repeated
         holder.update(more)
+        if len(holder) > MAX_MEMBERS:
+            raise TooMany(f"holds an object of more than {MAX_MEMBERS} members")
 
 
 def _keys(document: bytes) -> int:
@@ -269,8 +275,9 @@ def decoded_in_steps(
 ) -> Generator[None, None, Any]:
     """The document's value; between two steps others may have their turn.
 
-    Raises `TooDeep` when it nests more than `room` deep, `TooMany` when it holds more than `most` lists and objects,
-    `msgspec.ValidationError` for a number that cannot be read, and `Repeated`, if keys have to be `unique`.
+    Raises `TooDeep` when it nests more than `room` deep, `TooMany` when it holds more than `most` lists and objects or
+    `MAX_MEMBERS` in one object, `msgspec.ValidationError` for a number that cannot be read, and `Repeated`, if keys
+    have to be `unique`.
     """
     growing = _Growing(unique=unique)
     for piece in pieces(document, room, most):

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-Members = Annotated[dict[str, Any], Meta(max_length=100_000)]
+from car_trio.wire.pieces import MAX_MEMBERS
+
+Members = Annotated[dict[str, Any], Meta(max_length=MAX_MEMBERS)]
 """A free-form object of a client's."""
 
 

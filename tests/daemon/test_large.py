@@ -394,3 +394,22 @@ async def test_what_is_told_of_state_and_tools_is_as_it_was_when_it_was_asked_fo
         found = await peer.reply(listed)
         assert ([tool["name"] for tool in found["tools"]], found["count"]) == (["t0", "t1", "t2"], 3)
         assert found["tools"][1]["parameters"] == schema
+
+
+@pytest.mark.parametrize("method", ["verify", "simulate"])
+async def test_a_large_state_that_is_sent_along_is_worked_on_in_a_thread(
+    tmp_path, autojump_clock, monkeypatch, method
+):
+    threads = []
+    plain = analysis.worked_out
+
+    async def worked_out(context, size, work, *args):
+        threads.append(size > analysis.LARGE_BYTES)
+        return await plain(context, size, work, *args)
+
+    monkeypatch.setattr(analysis, "worked_out", worked_out)
+    async with open_house(tmp_path) as house:
+        peer = await house.peer()
+        for value in (LARGE, 1):
+            await peer.call(method, {"proposal": {"actions": []}, "initial_state": {"k": value}})
+    assert threads == [True, False]

@@ -169,6 +169,15 @@ def test_a_document_may_hold_as_many_lists_and_objects_as_allowed_and_not_one_mo
                     at_once(steps)
 
 
+def test_an_object_may_have_as_many_members_as_allowed_and_not_one_more(piece_bytes, monkeypatch):
+    document = json.dumps([{"k": {str(n): [n] for n in range(50)}}, 1]).encode()
+    monkeypatch.setattr(pieces, "MAX_MEMBERS", 50)
+    assert at_once(decoded_in_steps(document, ANY_DEPTH)) == msgspec.json.decode(document)
+    monkeypatch.setattr(pieces, "MAX_MEMBERS", 49)
+    with pytest.raises(TooMany, match="^holds an object of more than 49 members$"):
+        at_once(decoded_in_steps(document, ANY_DEPTH))
+
+
 def test_too_many_lists_are_noticed_before_they_are_made(piece_bytes):
     document = b"[" + b",".join([b"[]"] * 1000) + b"]"
     steps = decoded_in_steps(document, ANY_DEPTH, 100)
@@ -195,6 +204,11 @@ def test_only_a_documents_own_members_are_counted_however_it_is_cut(value, layou
     document, most = json.dumps(value, **layout).encode(), max(1, len(value) + more)
     with cut_at(size):
         assert at_once(longer_than(document, most)) is (len(value) > most)
+
+
+def test_a_list_is_longer_than_one_less_than_it_holds(piece_bytes):
+    for document in (b"[1,2,3]", b'{"a":1,"b":2,"c":3}', b"[[],{},[]]"):
+        assert [at_once(longer_than(document, most)) for most in (1, 2, 3, 4)] == [True, True, False, False]
 
 
 def test_counting_stops_where_there_are_more_than_asked_for(piece_bytes):
