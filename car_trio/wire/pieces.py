@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 PIECE_BYTES = 64 * 1024
 
-FEW_CONTAINERS: Final = 600_000
-BYTES_A_CONTAINER: Final = 7
-"""Letting go of that many lists and objects takes about 40 ms where they nest deep, which is the worst."""
+FEW_CONTAINERS: Final = 400_000
+BYTES_A_CONTAINER: Final = 10
+"""Letting go of 400,000 lists and objects takes 20 to 30 ms where they nest deep, which is the worst."""
 
 MAX_MEMBERS: Final = 100_000
 """Of one object that is decoded: checking it against a type and sorting its keys are single calls too."""
