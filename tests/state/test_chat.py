@@ -101,6 +101,8 @@ def test_an_event_must_name_its_chat_and_its_kind_and_be_readable(stage):
     with pytest.raises(Refusal, match="cannot be read back"):
         at_once(read_fields({"session_id": Raw(b'"c"'), "kind": Raw(b'"token"'), "n": Raw(b"1e999")}))
     assert heard(stage) == []
+    fields = {"session_id": Raw(b'"c"'), "n": Raw(b"[1.50]")}
+    assert at_once(read_fields(fields)) == fields
 
 
 def test_what_the_agent_says_before_the_host_has_its_acceptance_follows_it_in_order(stage):
