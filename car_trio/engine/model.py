@@ -26,7 +26,7 @@ import msgspec
 from car_trio.engine.explain import Misfit, misfit, pointer, syntax_error
 from car_trio.engine.values import MAX_DEPTH, is_list, is_object, too_deep
 from car_trio.wire.frames import is_utf8
-from car_trio.wire.pieces import Repeated, at_once, decoded_in_steps
+from car_trio.wire.pieces import Repeated, TooMany, at_once, decoded_in_steps, most_containers
 from car_trio.wire.proposals import Action, Proposal
 
 LARGE_BYTES: Final = 256 * 1024
@@ -89,13 +89,16 @@ def _is_json(raw: bytes) -> bool:
 
 def _parse_large(raw: bytes, prefix: str) -> Proposal:
     """The same piece by piece, for a thread: others go on meanwhile."""
+    most = most_containers(len(raw))
     try:
         try:
-            return _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, unique=True))))
+            return _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, most, unique=True))))
         except Repeated:
             # What else is wrong with it is said first.
-            _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize))))
+            _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, most))))
         path = _duplicate(raw, _Patient)
+    except TooMany as error:
+        raise InvalidProposal(f"{prefix}{error} at /") from None
     except msgspec.ValidationError:
         raise InvalidProposal(f"{prefix}number out of range at /") from None
     except Misfit as reason:

@@ -74,7 +74,7 @@ class AgentOutcome(Struct, kw_only=True):
 
     status: OutcomeStatus
     summary: str = ""
-    evidence: list[Raw] = []
+    evidence: Annotated[list[Raw], Meta(max_length=16_384)] = []
     metrics: Metrics = msgspec.field(default_factory=Metrics)
     timestamp: str = msgspec.field(default_factory=now)
 

@@ -267,3 +267,12 @@ for function in (optimize, simulate, verify, execute):
     subprocess.run([sys.executable, "-c", script], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = engine.nothing
+
+
+def test_a_large_plan_that_holds_too_many_lists_is_refused_before_they_are_made(monkeypatch, size):
+    monkeypatch.setattr(pieces, "FEW_CONTAINERS", 20)
+    plan = json.dumps({"actions": [], "context": {"k": [[]] * 20}}).encode()
+    if size == "large":
+        assert refusal(plan) == "holds more than 20 lists and objects at /"
+    else:
+        assert parse_strict(plan).context == {"k": [[]] * 20}
