@@ -13,7 +13,7 @@ from car_trio.state.runs import Lookup, RunRegistry, slug
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, TurnTooLarge, narrated
 from car_trio.wire.errors import Refusal, storage_degraded
-from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, StartRun
+from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, RunRef, StartRun
 
 
 class Ticket:
@@ -39,7 +39,7 @@ class Journal:
         self.puts.append((ref, list(lines), durable, row, indexed, ticket, must))
         return ticket
 
-    def check(self, purpose: str) -> None:
+    def check(self, purpose: str, run: RunRef) -> None:
         if self.refuses:
             raise self.refuses
 
