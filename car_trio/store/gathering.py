@@ -58,19 +58,6 @@ class Gathering:
     def __bool__(self) -> bool:
         return bool(self._waiting or self._removals)
 
-    @property
-    def is_in_trouble(self) -> bool:
-        """Whether something is kept that the disk itself refused."""
-        return self.kept.keys() != self._in_the_way.keys()
-
-    def in_the_way(self, run: RunRef) -> str | None:
-        """What keeps this run alone from being written."""
-        return self._in_the_way.get(run)
-
-    def trouble(self, landed: Landed) -> list[OSError]:
-        """What went wrong with the disk, after `land`."""
-        return [error for target, error in landed.failed.items() if target not in self._in_the_way]
-
     def add(self, put: Put) -> None:
         """Queue a put, behind those of its file that are kept."""
         self.kept.get(put.append.target, self._waiting).append(put)
@@ -116,6 +103,19 @@ class Gathering:
         for put in self.kept[target]:
             if not put.ticket.settled:
                 put.ticket.settle(storage_degraded(cause, pending=True))
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether something is kept that the disk itself refused."""
+        return self.kept.keys() != self._in_the_way.keys()
+
+    def in_the_way(self, run: RunRef) -> str | None:
+        """What keeps this run alone from being written."""
+        return self._in_the_way.get(run)
+
+    def trouble(self, landed: Landed) -> list[OSError]:
+        """What went wrong with the disk, after `land`."""
+        return [error for target, error in landed.failed.items() if target not in self._in_the_way]
 
     def give_up(self, cause: str | None) -> None:
         """The disk did not heal before the end: say what is lost, to the log and to whoever still waits."""
