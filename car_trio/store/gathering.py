@@ -87,8 +87,6 @@ class Gathering:
                 if put.append.target in fresh:
                     self.kept.setdefault(put.append.target, []).append(put)
             self._waiting = [put for put in self._waiting if put.append.target not in fresh]
-        for target, error in landed.failed.items():
-            self._look(target, error)
         return [put for put in batch.puts if put.append.target not in landed.failed]
 
     def _look(self, target: Target, error: OSError) -> None:
@@ -114,7 +112,9 @@ class Gathering:
         return self._in_the_way.get(run)
 
     def trouble(self, landed: Landed) -> list[OSError]:
-        """What went wrong with the disk, after `land`."""
+        """After `land`: tells runs in whose place something lies what to move away; returns what else went wrong."""
+        for target, error in landed.failed.items():
+            self._look(target, error)
         return [error for target, error in landed.failed.items() if target not in self._in_the_way]
 
     def give_up(self, cause: str | None) -> None:
