@@ -37,7 +37,7 @@ class Refused(Exception):
         super().__init__(error["message"])
         self.code: int = error["code"]
         self.message: str = error["message"]
-        self.data = error.get("data")
+        self.data: Any = error.get("data")
 
 
 class SecondClient:
