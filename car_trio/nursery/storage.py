@@ -22,7 +22,7 @@ from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, boot_id, open_catalog
 from car_trio.store.catalog_reader import utc_time
-from car_trio.store.disk import Disk, NotRegularError
+from car_trio.store.disk import Disk, InTheWayError
 from car_trio.store.events import DIRECTORY as JOURNALS
 from car_trio.store.events import drop_journals, journal_file, query
 from car_trio.store.journal import Journal, open_journal
@@ -113,8 +113,8 @@ class OpenStore:
     def close(self) -> None:
         self._index.close()
 
-    def check(self, purpose: Literal["start", "turns"]) -> None:
-        self.journal.check(purpose)
+    def check(self, purpose: Literal["start", "turns"], run: RunRef) -> None:
+        self.journal.check(purpose, run)
 
     # Reading, in threads
 
@@ -239,7 +239,7 @@ async def open_store(
             stack.enter_context(hold_lock(layout))
         except StoreBusy as busy:
             raise ConfigError(f"{config.home}: {busy}") from None
-        except NotRegularError as error:
+        except InTheWayError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}; move it away") from error
         except OSError as error:
             why = error.strerror or str(error)

@@ -57,16 +57,16 @@ class Lookup(Exception):  # noqa: N818 - a question, not a defect
 class RunRegistry:
     """The runs in memory, who may do what with them, and who watches them.
 
-    `admit` raises Refusal (-32011) when the store cannot take a start or turns now; it is asked before anything
-    changes. `check_name` raises Refusal (-32602) for an id that no file can have. `publish` tells hosts about a run:
-    what happened, which run, its status.
+    `admit` raises Refusal (-32011) when the store cannot take a start or turns of this run now; it is asked before
+    anything changes. `check_name` raises Refusal (-32602) for an id that no file can have. `publish` tells hosts
+    about a run: what happened, which run, its status.
     """
 
     def __init__(
         self,
         *,
         record: Recorder,
-        admit: Callable[[Literal["start", "turns"]], None],
+        admit: Callable[[Literal["start", "turns"], RunRef], None],
         check_name: Callable[[str], object],
         now: Callable[[], str],
         new_id: Callable[[], str],
@@ -222,7 +222,7 @@ class RunRegistry:
 
     def _create(self, session: Session, ask: StartRun, ref: RunRef) -> Run:
         self._check_name(ref.agent_id)
-        self._admit("start")
+        self._admit("start", ref)
         run = Run(ref, ask.intent, self._now(), ask.outcome_description, bound=session.agent_id is not None)
         record = Started(
             run_id=ref.run_id,
@@ -273,7 +273,7 @@ class RunRegistry:
             return _dropped(run_id, "turn_too_large"), None
         if run.turns + len(bodies) > self._max_turns:
             return _dropped(run_id, "run_turn_limit"), None
-        self._admit("turns")
+        self._admit("turns", run.ref)
         base = run.turns
         ticket = self.append(run, bodies)
         return TurnsRecorded(run_id, base, len(bodies), ok=True), ticket

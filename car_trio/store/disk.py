@@ -43,11 +43,22 @@ class FileStat(NamedTuple):
     directory: bool
 
 
-class NotRegularError(OSError):
+class InTheWayError(OSError):
+    """The disk is well: what lies at this name is something else than the store put there."""
+
+
+class NotRegularError(InTheWayError):
     """Something else than a regular file lies where a file of the store belongs."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.EINVAL, "not a regular file (refused, never followed)", str(path))
+
+
+class NotDirectoryError(InTheWayError, NotADirectoryError):
+    """Something else than a directory lies where a directory of the store belongs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ENOTDIR, "not a directory (refused, never followed)", str(path))
 
 
 def _datasync() -> Callable[[int], None]:

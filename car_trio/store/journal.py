@@ -11,7 +11,7 @@ timer. What landed is told on the loop, in put order per file, in the step in wh
 A put that failed is kept, later puts of the same file queue behind it, and both are tried again by themselves
 with a pause that grows to a second; other files go on. While anything is kept the journal is *degraded*: `check`
 refuses what is new, nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it
-is pending.
+is pending. Only a run in whose place something else lies (`gathering.py`) is no trouble of the disk's.
 
 Leaving `open_journal` writes all that waits, behind the program's only shield: whoever cancels the program must not
 cancel what it has promised. An `OSError` never leaves this module. Anything else does: an error of the journal's own
@@ -135,12 +135,12 @@ class Journal:
         self._hand_over()
         return ticket
 
-    def check(self, purpose: Purpose) -> None:
+    def check(self, purpose: Purpose, run: RunRef) -> None:
         """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked about."""
         self._measure_if_stale()
         admit(
             purpose,
-            degraded=self.degraded,
+            degraded=self.degraded or self._gathering.in_the_way(run),
             pending_bytes=self.pending_bytes,
             free_bytes=self.free_bytes,
             keep_free_bytes=self._keep_free_bytes,
@@ -214,7 +214,7 @@ class Journal:
             self._rest.set()
 
     def _note_health(self, landed: Landed, now: float) -> None:
-        errors = [*landed.failed.values(), *([landed.trouble] if landed.trouble else [])]
+        errors = [*self._gathering.trouble(landed), *([landed.trouble] if landed.trouble else [])]
         self.failures += len(errors)
         self._to_rewrite = landed.to_rewrite
         if errors:
@@ -223,8 +223,9 @@ class Journal:
             if self._dues.retry.at == math.inf and not self._dues.retry.now:
                 self._dues.retry.at = now + self._retry_pause
                 self._retry_pause = min(self._retry_pause * 2, MAX_RETRY_SECONDS)
-        elif self.degraded is not None:
+        else:
             self._dues.retry.at, self._retry_pause = math.inf, RETRY_SECONDS
+        if self.degraded is not None and not (self._gathering.is_in_trouble or self._to_rewrite):
             self.degraded = None
             LOG.warning("the storage works again: everything that was kept is written")
             self._on_health(None)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from car_trio.store.disk import Disk
+from car_trio.store.disk import Disk, NotDirectoryError
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.runs import RunRef
 
@@ -152,7 +152,7 @@ def make_directory(disk: Disk, path: Path) -> bool:
     refused."""
     if exists(disk, path):
         if not disk.stat(path).directory:
-            raise NotADirectoryError(f"{path} is not a directory (refused, never followed)")
+            raise NotDirectoryError(path)
         return False
     disk.make_directory(path)
     try:

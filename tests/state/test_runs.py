@@ -40,7 +40,7 @@ class Journal:
         self.puts.append((ref, list(lines), durable, row, indexed, ticket, must))
         return ticket
 
-    def check(self, purpose: str) -> None:
+    def check(self, purpose: str, run: RunRef) -> None:
         if self.refuses:
             raise self.refuses
 
