@@ -27,6 +27,7 @@ from car_trio.methods.context import Answer, Context
 from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.gate import Gate
+from car_trio.nursery.outbound import Post
 from car_trio.state.runs import Lookup, RunRegistry
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
@@ -96,7 +97,7 @@ class Dispatcher:
         gate: Gate,
         config: Config,
         *,
-        post: Callable[[bytes], None],
+        post: Post,
         close: Callable[[int, str], None],
         spawn: Spawn,
     ) -> None:
@@ -330,13 +331,14 @@ class Dispatcher:
     def _reply(self, request: Request, result: Any) -> None:
         self.in_flight.pop(request.serial, None)
         if request.id is not None:
-            self._post(result_frame(request.id, bytes(result) if isinstance(result, Raw) else encode(result)))
+            encoded = bytes(result) if isinstance(result, Raw) else encode(result)
+            self._post(result_frame(request.id, encoded), not self.in_flight)
         self._close_when_idle()
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
         self.in_flight.pop(request.serial, None)
         if request.id is not None:
-            self._post(error_frame(request.id, refusal))
+            self._post(error_frame(request.id, refusal), not self.in_flight)
         if isinstance(refusal, Fatal):
             self._close(1008, "authentication")
         self._close_when_idle()
