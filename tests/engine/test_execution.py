@@ -671,6 +671,29 @@ async def test_a_receiver_that_breaks_gets_no_row_twice() -> None:
 # Time.
 
 
+class Spawned(trio.abc.Instrument):
+    """Counts tasks."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.tasks += 1
+
+
+async def test_a_level_costs_a_task_only_for_a_call_that_waits(autojump_clock: Any) -> None:
+    calls = [call(f"a{n}") for n in range(10)]
+    counted = []
+    for delays in ({}, {"a3": 1.0}, dict.fromkeys(("a3", "a7", "a9"), 1.0)):
+        bench, spawned = Bench(plan(*calls)), Spawned()
+        bench.delays = delays
+        trio.lowlevel.add_instrument(spawned)
+        assert statuses(await bench.run()) == ["succeeded"] * 10
+        trio.lowlevel.remove_instrument(spawned)
+        counted.append(spawned.tasks)
+    assert counted == [0, 1, 2]
+
+
 async def test_many_instant_actions_let_other_tasks_run_in_between() -> None:
     turns = 0
 
