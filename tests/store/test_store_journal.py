@@ -860,7 +860,8 @@ async def test_lines_for_which_nobody_waits_go_together_a_moment_later(
         await trio.sleep(IDLE_SECONDS)
         assert journal.batches == batches + 1
         assert all(ticket.settled for ticket in tickets)
-    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nthree\n"
+        journal.log("journals/c.jsonl", b"four", idly=True)
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nthree\nfour\n"
 
 
 async def test_lines_for_which_nobody_waits_go_with_those_for_which_somebody_does(
