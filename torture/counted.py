@@ -91,8 +91,8 @@ def count(file: Path) -> None:
         plant(defect)
     counted = Counted(file)
     signal.signal(signal.SIGUSR1, counted.tell)
-    plain: Any = trio.run
-    trio.run = partial(plain, instruments=[counted])
+    module: Any = trio
+    module.run = partial(module.run, instruments=[counted])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ A campaign that starts a daemon of its own passes the defect's name in the envir
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ kept: list[Any] = []
 MUCH = 64 * 1024
 
 
-def leaking(leak: Callable[[Common], None]) -> Any:
+def leaking(leak: Callable[[Common], object]) -> Any:
     """`admit`, with a leak at each connection."""
     admit: Any = supervisor.admit
 
@@ -36,7 +36,7 @@ def leaking(leak: Callable[[Common], None]) -> Any:
 
 def answering(times: int) -> Any:
     """Each `server.health` is answered so often."""
-    reply: Any = Dispatcher._reply
+    reply: Any = vars(Dispatcher)["_reply"]
 
     def replying(self: Any, request: Any, result: Any) -> None:
         for _ in range(times if request.method == "server.health" else 1):
@@ -54,11 +54,20 @@ def failing() -> Any:
     return fail
 
 
+def welcoming() -> Any:
+    """A guard that lets everybody in."""
+
+    def judge(server: Any, request: Any) -> None:
+        return None
+
+    return judge
+
+
 DEFECTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
     "descriptor": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)))),
     "task": (supervisor, "admit", lambda: leaking(lambda common: common.spawn(trio.sleep_forever))),
     "memory": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.urandom(MUCH)))),
-    "welcome": (connection, "judge", lambda: lambda server, request: None),
+    "welcome": (connection, "judge", welcoming),
     "error": (Agents, "listed", failing),
     "twice": (Dispatcher, "_reply", lambda: answering(2)),
     "dumb": (Dispatcher, "_reply", lambda: answering(0)),
@@ -75,7 +84,7 @@ def plant(name: str) -> tuple[Any, str, Any]:
 
 
 @contextmanager
-def planted(name: str) -> Iterator[None]:
+def planted(name: str) -> Generator[None]:
     was = plant(name)
     try:
         yield
