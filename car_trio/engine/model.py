@@ -97,8 +97,9 @@ def _may_be_deep(proposal: Any) -> bool:
     look at the values."""
     if not isinstance(proposal, (str, bytes, bytearray)) or len(proposal) > _SHORT:
         return True
-    opening = ("{", "[") if isinstance(proposal, str) else (b"{", b"[")
-    return sum(map(proposal.count, opening)) > _DEEPEST
+    if isinstance(proposal, str):
+        return proposal.count("{") + proposal.count("[") > _DEEPEST
+    return proposal.count(b"{") + proposal.count(b"[") > _DEEPEST
 
 
 def _is_json(raw: bytes) -> bool:

@@ -15,7 +15,7 @@ import logging
 import math
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from websockets.http11 import Request as HttpRequest
@@ -77,11 +77,11 @@ class Common:
     desk: LookupDesk
     gate: Gate
     together: Together
-    backstops: Backstops
     spawn: Callable[..., object]
     is_full: Callable[[], bool]
     known: Callable[[Connection], None]
     left: Callable[[Connection], None]
+    backstops: Backstops = field(default_factory=Backstops)
 
 
 class Connection:

@@ -27,7 +27,6 @@ from car_trio.methods.context import Client, Daemon
 from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
 from car_trio.nursery.alarm import Alarm
-from car_trio.nursery.backstops import Backstops
 from car_trio.nursery.connection import Common, Connection
 from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import deadlines, grace_sweep, guarded, heartbeat, retention, watchdog
@@ -160,8 +159,6 @@ async def live(
             )
             duties.start_soon(guarded, "watchdog", ping)
         duties.start_soon(guarded, "postman", store.together.deliver)
-        backstops = Backstops()
-        duties.start_soon(guarded, "backstops", backstops.keep)
         async with trio.open_nursery() as guests:
             common = Common(
                 daemon,
@@ -169,12 +166,12 @@ async def live(
                 LookupDesk(store.find, daemon.runs),
                 Gate(daemon.host.approvals, config.approvals),
                 store.together,
-                backstops,
                 spawn=guests.start_soon,
                 is_full=connections.is_full,
                 known=connections.known,
                 left=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
             )
+            duties.start_soon(guarded, "backstops", common.backstops.keep)
             welcome = partial(admit, common, connections)
             async with trio.open_nursery() as listeners:  # dies first, and visits of the page with it
                 open_doors(endpoints, server, welcome, listeners)
