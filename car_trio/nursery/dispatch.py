@@ -15,7 +15,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -230,9 +229,8 @@ class Dispatcher:
         with scope:
             try:
                 async with self._turn_to_read if reads else nullcontext():
-                    self._answer(
-                        request, await work(replace(self._context, allow=partial(self._allow, scope)))
-                    )
+                    context = self._context.of_request(partial(self._allow, scope))
+                    self._answer(request, await work(context))
                 told = True
             except Refusal as refusal:
                 told = True
