@@ -712,6 +712,21 @@ async def test_a_receiver_that_breaks_gets_no_row_twice() -> None:
 # Time.
 
 
+async def test_calls_that_wait_for_a_moment_only_are_begun_in_list_order_and_once_whoever_goes_first() -> (
+    None
+):
+    for _ in range(20):  # Trio decides by lot whether the leader comes back before its standby begins.
+        bench = Bench(plan(*(call(f"a{n}") for n in range(4))))
+
+        async def tool(action: Action, attempt: int, bench: Bench = bench) -> None:
+            bench.calls.append((action.id, attempt))
+            await trio.lowlevel.checkpoint()
+
+        bench.tool = tool
+        assert statuses(await bench.run()) == ["succeeded"] * 4
+        assert bench.calls == [(f"a{n}", 1) for n in range(4)]
+
+
 class Spawned(trio.abc.Instrument):
     """Counts tasks."""
 
