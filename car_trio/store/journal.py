@@ -127,8 +127,7 @@ class Journal:
             self.pending_bytes += len(payload)
             return ticket
         Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
-        append = Append(relative, payload, sync=sync, last=last)
-        return self._accept(append, None, len(payload), idly=idly)
+        return self._accept(Append(relative, payload, sync, last), None, len(payload), idly=idly)
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
         """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
