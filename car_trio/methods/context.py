@@ -186,6 +186,10 @@ class Context:
     waiting: Waiting
     allow: Callable[[float], None]
 
+    def of_request(self, allow: Callable[[float], None]) -> Context:
+        """The same for one request."""
+        return Context(self.daemon, self.session, self.events, self.client, self.waiting, allow)
+
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Runs a plain function that blocks (disk, SQLite). If cancelled, the thread ends by itself, unheard."""
         return await self.waiting.in_thread(function, *args)

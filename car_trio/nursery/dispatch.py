@@ -15,7 +15,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +26,7 @@ from car_trio.methods.context import Answer, Context
 from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.gate import Gate
+from car_trio.nursery.outbound import Post
 from car_trio.state.runs import Lookup, RunRegistry
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
@@ -96,7 +96,7 @@ class Dispatcher:
         gate: Gate,
         config: Config,
         *,
-        post: Callable[[bytes], None],
+        post: Post,
         close: Callable[[int, str], None],
         spawn: Spawn,
     ) -> None:
@@ -236,9 +236,8 @@ class Dispatcher:
         with scope:
             try:
                 async with self._turn_to_read if reads else nullcontext():
-                    self._answer(
-                        request, await work(replace(self._context, allow=partial(self._allow, scope)))
-                    )
+                    context = self._context.of_request(partial(self._allow, scope))
+                    self._answer(request, await work(context))
                 told = True
             except Refusal as refusal:
                 told = True
@@ -338,13 +337,14 @@ class Dispatcher:
     def _reply(self, request: Request, result: Any) -> None:
         self.in_flight.pop(request.serial, None)
         if request.id is not None:
-            self._post(result_frame(request.id, bytes(result) if isinstance(result, Raw) else encode(result)))
+            encoded = bytes(result) if isinstance(result, Raw) else encode(result)
+            self._post(result_frame(request.id, encoded), not self.in_flight)
         self._close_when_idle()
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
         self.in_flight.pop(request.serial, None)
         if request.id is not None:
-            self._post(error_frame(request.id, refusal))
+            self._post(error_frame(request.id, refusal), not self.in_flight)
         if isinstance(refusal, Fatal):
             self._close(1008, "authentication")
         self._close_when_idle()

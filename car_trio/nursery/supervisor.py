@@ -171,6 +171,7 @@ async def live(
                 known=connections.known,
                 left=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
             )
+            duties.start_soon(guarded, "backstops", common.backstops.keep)
             welcome = partial(admit, common, connections)
             async with trio.open_nursery() as listeners:  # dies first, and visits of the page with it
                 open_doors(endpoints, server, welcome, listeners)

@@ -1,9 +1,10 @@
 """Many posts, one sending: what is posted in a stretch without a checkpoint leaves at its end.
 
 A flush of the journal is such a stretch: it settles many replies, and each connection sends what it got once. Anything
-else that posts (a tool's call) has no end of its own: for those the postman, one task for all connections of a daemon,
-sends in the next turn of the loop what gathered in this one. His are the events of a flush too: there may be a thousand
-watchers, and the one who recorded waits for his reply.
+else that posts (one of many calls) has no end of its own: for those the postman, one task for all connections of a
+daemon, sends in the next turn of the loop what gathered in this one. His are the events of a flush too: there may be a
+thousand watchers, and the one who recorded waits for his reply. A task that is alone on its connection does not wait
+for the postman: nothing could leave together with what it posts.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ class Together:
         senders, self._here = self._here or [], None
         for sender in senders:
             sender.send_now()
+
+    @property
+    def is_stretch(self) -> bool:
+        """Whether a stretch is under way: what is posted now leaves at its end."""
+        return self._here is not None
 
     def add(self, sender: Sender, *, can_wait: bool = False) -> None:
         """Something was posted: it leaves at the end of the stretch that is under way, or with the postman."""

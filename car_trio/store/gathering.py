@@ -21,6 +21,7 @@ from car_trio.wire.errors import storage_degraded
 from car_trio.wire.runs import RunRef
 
 LOG = logging.getLogger("car_trio.journal")
+LARGE_BYTES = 64 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +51,7 @@ class Gathering:
     def __init__(self) -> None:
         self._waiting: list[Put] = []
         self._removals: list[tuple[Removal, RemovalTicket]] = []
+        self._joinable: dict[Target, Put] = {}
         self.kept: dict[Target, list[Put]] = {}
         """Puts that failed and those behind them, for each file in trouble."""
         self._in_the_way: dict[Target, str] = {}
@@ -58,9 +60,24 @@ class Gathering:
     def __bool__(self) -> bool:
         return bool(self._waiting or self._removals)
 
-    def add(self, put: Put) -> None:
-        """Queue a put, behind those of its file that are kept."""
-        self.kept.get(put.append.target, self._waiting).append(put)
+    def add(self, put: Put, *, joinable: bool = False) -> None:
+        """Queue a put, behind those of its file that are kept. A `joinable` one may grow until it is taken."""
+        target = put.append.target
+        self.kept.get(target, self._waiting).append(put)
+        if joinable:
+            self._joinable[target] = put
+        elif self._joinable:
+            self._joinable.pop(target, None)  # what comes now is written behind this one
+
+    def join(self, target: Target, payload: bytes) -> Ticket | None:
+        """The payload goes with the put that was last for this file, if that is joinable, not taken, and not large:
+        appending to a large one would copy it again and again."""
+        put = self._joinable.get(target)
+        if put is None or len(put.append.payload) > LARGE_BYTES:
+            return None
+        put.append.payload += payload
+        put.counted_bytes += len(payload)
+        return put.ticket
 
     def add_removal(self, removal: Removal, ticket: RemovalTicket) -> None:
         self._removals.append((removal, ticket))
@@ -71,7 +88,7 @@ class Gathering:
         puts = [put for behind in kept.values() for put in behind] + self._waiting
         retries = {target: len(behind) for target, behind in kept.items()}
         batch = Batch(puts, self._removals, retries, flush)
-        self._waiting, self._removals = [], []
+        self._waiting, self._removals, self._joinable = [], [], {}
         return batch
 
     def land(self, batch: Batch, landed: Landed) -> list[Put]:

@@ -113,9 +113,8 @@ class Journal:
         set. `must` lines are not counted against the bound on kept bytes. `row` reaches the catalog after the
         lines are synced, with size and time filled in, then `indexed()` is called."""
         payload = b"\n".join(lines) + b"\n" if lines else b""
-        return self._accept(
-            Append(ref, payload, row=row, indexed=indexed), durable, 0 if must else len(payload)
-        )
+        append = Append(ref, payload, row=row, indexed=indexed)
+        return self._accept(append, durable, 0 if must else len(payload))
 
     def log(
         self, relative: str, line: bytes, *, sync: bool = False, last: bool = False, idly: bool = False
@@ -123,10 +122,12 @@ class Journal:
         """Append a line to another journal file under the root; after the `last`, maybe empty, it is closed.
 
         `idly`: nobody waits for it, so it may wait a moment for other lines to go with."""
-        Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
         payload = line + b"\n" if line else b""
-        append = Append(relative, payload, sync=sync, last=last)
-        return self._accept(append, None, len(payload), idly=idly)
+        if idly and not (last or self._closed) and (ticket := self._gathering.join(relative, payload)):
+            self.pending_bytes += len(payload)
+            return ticket
+        Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
+        return self._accept(Append(relative, payload, sync, last), None, len(payload), idly=idly)
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
         """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
@@ -162,7 +163,7 @@ class Journal:
         self.pending_bytes += counted_bytes
         now = trio.current_time()
         self._late.append((now + PENDING_SECONDS, put.ticket))
-        self._gathering.add(put)
+        self._gathering.add(put, joinable=idly and not append.last)
         if idly:
             self._dues.lines.by(now + IDLE_SECONDS)
         else:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -121,6 +122,7 @@ class Layout:
         return self.root / path.with_name(path.stem + _tilde(segment) + path.suffix)
 
     @staticmethod
+    @lru_cache(maxsize=1024)
     def check_relative(relative: str) -> PurePosixPath:
         """The path of a journal file relative to the root; `ValueError` when it is none."""
         path = PurePosixPath(relative)

@@ -33,10 +33,10 @@ class Wire:
     def __init__(self, ours: trio.abc.Stream, theirs: trio.abc.Stream, nursery: trio.Nursery) -> None:
         self.theirs = theirs
         self.cuts: list[str] = []
-        self.together = together = Together()
-        nursery.start_soon(together.deliver)
+        self.together = Together()
+        nursery.start_soon(self.together.deliver)
         self.out = Outbound(
-            ours, stall_seconds=30, together=together, cut=self.cuts.append, spawn=nursery.start_soon
+            ours, stall_seconds=30, together=self.together, cut=self.cuts.append, spawn=nursery.start_soon
         )
         self.socket = Socket(ours, self.out, max_message_bytes=LIMIT)
 
@@ -341,3 +341,34 @@ async def test_a_new_text_inside_a_fragmented_one_is_a_violation_but_a_ping_is_n
             assert await connected.received(1) == [b"ab"]
         else:
             assert await close_code(connected) == 1002
+
+
+async def test_what_need_not_wait_for_others_leaves_at_once_but_not_before_what_came_earlier_nor_out_of_a_stretch():
+    async with wire() as w:
+        await w.shake_hands()
+        w.out.send_now()
+        theirs = w.theirs.socket  # type: ignore[attr-defined]
+        await theirs.recv(65_536)
+
+        def came() -> bytes:
+            try:
+                return os.read(theirs.fileno(), 65_536)
+            except BlockingIOError:
+                return b""
+
+        w.socket.post(b"alone", True)
+        assert came() == b"\x81\x05alone"
+        w.socket.post(b"first")
+        w.socket.post(b"second", True)
+        assert came() == b""
+        await wait_all_tasks_blocked()
+        assert came() == b"\x81\x05first\x81\x06second"
+        with w.together:
+            w.socket.post(b"in a stretch", True)
+            assert came() == b""
+        assert came() == b"\x81\x0cin a stretch"
+        w.out.in_turn = True
+        w.socket.post(b"of the reader", True)
+        assert came() == b""
+        w.out.send_now()
+        assert came() == b"\x81\x0dof the reader"

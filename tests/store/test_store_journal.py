@@ -16,8 +16,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from car_trio.store import gathering, writing
 from car_trio.store import journal as journal_module
-from car_trio.store import writing
 from car_trio.store.admission import KEPT_BYTES
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
@@ -881,7 +881,8 @@ async def test_lines_for_which_nobody_waits_go_together_a_moment_later(
         await trio.sleep(IDLE_SECONDS)
         assert journal.batches == batches + 1
         assert all(ticket.settled for ticket in tickets)
-    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nthree\n"
+        journal.log("journals/c.jsonl", b"four", idly=True)
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nthree\nfour\n"
 
 
 async def test_lines_for_which_nobody_waits_go_with_those_for_which_somebody_does(
@@ -896,6 +897,39 @@ async def test_lines_for_which_nobody_waits_go_with_those_for_which_somebody_doe
         assert journal.batches == batches + 1
         journal.log("journals/c.jsonl", b"last", idly=True)
     assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nlast\n"
+
+
+async def test_lines_for_which_nobody_waits_are_one_put_and_stay_in_order_among_the_others(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    path, other = "journals/c.jsonl", "journals/d.jsonl"
+    async with place.journal() as journal:
+        puts, pending = journal.puts, journal.pending_bytes
+        first = [journal.log(path, line, idly=True) for line in (b"1", b"2")]
+        assert first[0] is first[1]
+        journal.log(other, b"x", idly=True)
+        assert journal.log(path, b"3", idly=True) is first[0]
+        assert (journal.puts - puts, journal.pending_bytes - pending) == (2, 8)
+        # The thread, here the loop, has what waited: what comes now is another put, and so is what comes behind that.
+        journal.log(path, b"4")
+        then = [journal.log(path, line, idly=True) for line in (b"5", b"6")]
+        journal.log(path, b"7")
+        journal.log(path, b"8", idly=True)
+        assert then[0] is then[1]
+        assert then[0] is not first[0]
+        assert await settled(journal.log(path, b"", last=True, idly=True)) is None
+        assert journal.pending_bytes == pending
+    assert place.disk.text(ROOT / path) == b"1\n2\n3\n4\n5\n6\n7\n8\n"
+
+
+async def test_a_large_put_of_lines_for_which_nobody_waits_does_not_grow(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    line = b"x" * gathering.LARGE_BYTES
+    async with place.journal() as journal:
+        tickets = [journal.log("journals/c.jsonl", line, idly=True) for _ in range(3)]
+        assert len(set(tickets)) == 3
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == 3 * (line + b"\n")
 
 
 async def test_a_journal_file_whose_sync_fails_is_continued_too(
