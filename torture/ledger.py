@@ -27,6 +27,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.promises: defaultdict[str, Promise] = defaultdict(Promise)
+        self.refusals: list[str] = []
         self._read: Counters = defaultdict(int)
 
     def gather(self, path: Path) -> set[str]:
@@ -37,7 +38,9 @@ class Ledger:
             file.seek(self._read[path])
             lines = file.readlines()
             self._read[path] = file.tell()
-        return {self._take(*json.loads(line)) for line in lines}
+        notes = [json.loads(line) for line in lines]
+        self.refusals += [message for what, message, *_ in notes if what == "refused"]
+        return {self._take(*note) for note in notes if note[0] != "refused"}
 
     def _take(self, what: str, run: str, *rest: Any) -> str:
         promise = self.promises[run]
@@ -79,7 +82,7 @@ def judge(verdict: Verdict, home: Path, run: str, promise: Promise) -> None:
         return
     kinds = [record["record"] for record in records]
     turns = records[1:-1]
-    whole = kinds[0] == "started" and kinds[-1] == "ended" and set(kinds[1:-1]) <= {"turn"}
+    whole = (kinds[:1], kinds[-1:]) == (["started"], ["ended"]) and set(kinds[1:-1]) <= {"turn"}
     verdict.expect(whole, f"{run}: not started, turns, one end: {kinds[:3]}…{kinds[-3:]}")
     if whole:
         _judge_turns(verdict, run, promise, turns)
