@@ -68,6 +68,7 @@ COMMANDS: dict[str, Runs | CannotRun] = {
     "car-trio runs ls": Runs("librarian"),
     "car-trio runs show RUN": Runs("tidy the notes"),
     "car-trio runs tail --all": Runs("turn 0|tidy", up=True, stays=True),
+    "./scripts/test": THE_CI,
     "car-trio ui": Runs("http://127.0.0.1:.*#code=", up=True),
     # docs/page.md
     "car-trio ui --print": Runs("http://127.0.0.1:.*#code=", up=True),
@@ -98,7 +99,6 @@ COMMANDS: dict[str, Runs | CannotRun] = {
     'tail -n 1 "$CAR_HOME"/runs/librarian/*.jsonl': Runs('"record":"ended"'),
     'grep -l \'"status":"failure"\' -r "$CAR_HOME"/runs': Runs(r"\.jsonl"),
     # CONTRIBUTING.md
-    "./scripts/test": THE_CI,
     "./scripts/test tests/client -k watch": THE_CI,
     "./scripts/check": CannotRun("the CI runs it beside the tests"),
     "./.ci/run": THE_CI,
