@@ -1,27 +1,26 @@
 """Defects that are planted on purpose, each to show that a judge sees it. None of them is in the daemon.
 
-A campaign that starts a daemon of its own passes the defect's name in the environment (`DEFECT`, read by
-`torture.counted`) or in the order to a `torture.zygote`; a test in the same process uses `planted`, which takes it
-back.
+A daemon in a process of its own is told the defect's name: `python -m torture.planted NAME serve …`, in the order to a
+`torture.zygote`, or in the environment (`DEFECT`) where it is another module's daemon. A test in the same process uses
+`planted`, which takes it back.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import trio
 
+from car_trio.__main__ import main
 from car_trio.nursery import connection, supervisor
 from car_trio.nursery.connection import Common
 from car_trio.nursery.dispatch import Dispatcher
 from car_trio.state.agents import Agents
-from car_trio.store import orphans
-from car_trio.store.journal import Journal
-from car_trio.store.survey import survey
-from car_trio.wire.runs import now
+from torture.planted_store import STORE_DEFECTS, Defect
 
 kept: list[Any] = []
 """What leaks."""
@@ -59,56 +58,7 @@ def failing() -> Any:
     return fail
 
 
-def acknowledging_early() -> Any:
-    """What is put counts as true at once, before a byte of it is written."""
-    put: Any = Journal.put
-
-    def hasty(self: Journal, *args: Any, durable: Callable[[], None], **more: Any) -> Any:
-        durable()
-        ticket = put(self, *args, durable=lambda: None, **more)
-        ticket.settle(None)
-        return ticket
-
-    return hasty
-
-
-def ending_twice() -> Any:
-    """An adopted run is ended, and ended again."""
-    end: Any = orphans._append_end
-
-    def twice(*args: Any) -> None:
-        end(*args)
-        end(*args)
-
-    return twice
-
-
-def ending_again() -> Any:
-    """The adoption looks at every run, and ends each of them."""
-
-    def all_runs(disk: Any, layout: Any, catalog: Any) -> Any:
-        found = [each.ref for each in survey(disk, layout)]
-        for ref in found:
-            orphans._append_end(disk, layout, ref, now())
-        return found
-
-    return all_runs
-
-
-def adopting_nothing() -> Any:
-    return lambda disk, layout, catalog: []
-
-
-def keeping_torn_tails() -> Any:
-    return lambda disk, layout, ref: 0
-
-
-def believing_the_catalog() -> Any:
-    """After a kill the catalog is taken for complete."""
-    return lambda disk, layout, catalog: catalog.complete()
-
-
-DEFECTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
+DEFECTS: dict[str, Defect] = {
     "descriptor": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)))),
     "task": (supervisor, "admit", lambda: leaking(lambda common: common.spawn(trio.sleep_forever))),
     "memory": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.urandom(MUCH)))),
@@ -116,12 +66,7 @@ DEFECTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
     "error": (Agents, "listed", failing),
     "twice": (Dispatcher, "_reply", lambda: answering(2)),
     "dumb": (Dispatcher, "_reply", lambda: answering(0)),
-    "early": (Journal, "put", acknowledging_early),
-    "two ends": (orphans, "_append_end", ending_twice),
-    "ended again": (orphans, "_open_runs", ending_again),
-    "no end": (orphans, "_open_runs", adopting_nothing),
-    "torn": (orphans, "_cut_tails_off", keeping_torn_tails),
-    "stale": (orphans, "reconcile", believing_the_catalog),
+    **STORE_DEFECTS,
 }  # fmt: skip
 """Where it is planted, and what takes the place of what is there."""
 
@@ -134,6 +79,12 @@ def plant(name: str) -> tuple[Any, str, Any]:
     return where, attribute, before
 
 
+def plant_from_environment() -> None:
+    """What the environment says, if it does."""
+    if name := os.environ.get("DEFECT"):
+        plant(name)
+
+
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     was = plant(name)
@@ -141,3 +92,9 @@ def planted(name: str) -> Iterator[None]:
         yield
     finally:
         setattr(*was)
+
+
+if __name__ == "__main__":
+    plant(sys.argv[1])
+    sys.argv[1:] = sys.argv[2:]
+    main()
