@@ -17,6 +17,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from torture.power_judge import reading
 
 ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "EINTR", "SHORT"]
 SYSTEM_CALLS = 400
-"""Cases of failing system calls, at most: they come first, and must not take all of the time."""
+"""Cases of failing system calls, at most. Each part of the campaign has a third of its time."""
 LAST = 24
 """More operations than the work has."""
 DEGRADED = -32011
@@ -46,8 +47,9 @@ def campaign(orders: Orders) -> Verdict:
     verdict = Verdict()
     full_disk(orders, verdict)
     refusals(orders, verdict)
-    starts(orders, verdict)
-    system_calls(orders, verdict, SYSTEM_CALLS if orders.rounds is None else orders.rounds)
+    starts(replace(orders, minutes=orders.minutes / 3), verdict)
+    most = SYSTEM_CALLS if orders.rounds is None else orders.rounds
+    system_calls(replace(orders, minutes=orders.minutes * 2 / 3), verdict, most)
     cases = itertools.product(range(1, LAST + 1), (1, 3), ERRORS)
     for done, (first, count, error) in enumerate(cases):
         if not orders.go_on(done):

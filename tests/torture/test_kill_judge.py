@@ -88,7 +88,9 @@ def test_every_kind_of_life_is_lived_also_in_an_interpreter_of_its_own(tmp_path:
     assert list(tmp_path.iterdir()) == [], "what is clean is removed"
 
 
-def test_a_forked_daemon_is_a_process_with_papers_a_lock_threads_and_a_token_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_daemon_is_a_process_with_papers_a_lock_threads_and_a_token_of_its_own(
+    tmp_path: Path,
+) -> None:
     with zygote() as parent:
         twins = [ForkedDaemon(parent, tmp_path / name) for name in ("one", "two")]
         try:
