@@ -20,6 +20,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import OPEN
+from websockets.typing import Origin
 from websockets.uri import parse_uri
 
 from car_trio.config import Config, Runs, Server
@@ -77,14 +78,14 @@ class Doors:
     no_page = NO_PAGE
 
     def __init__(self, page: PageDoor | None = None) -> None:
-        self.welcome: Callable[[trio.abc.Stream, bool], None] | None = None
+        self.welcome: Callable[[trio.abc.Stream, bool], Connection] | None = None
         self.page = page
 
     @property
     def web_url(self) -> str | None:
         return None if self.page is None else self.page.url
 
-    def listen(self, nursery: trio.Nursery, welcome: Callable[[trio.abc.Stream, bool], None]) -> None:
+    def listen(self, nursery: trio.Nursery, welcome: Callable[[trio.abc.Stream, bool], Connection]) -> None:
         self.welcome = welcome
 
     def close(self) -> None:
@@ -98,7 +99,9 @@ class Peer:
         self, stream: trio.abc.Stream, uri: str = "ws://127.0.0.1/", origin: str | None = None
     ) -> None:
         self.stream = stream
-        self.protocol = ClientProtocol(parse_uri(uri), origin=origin, max_size=None)
+        self.protocol = ClientProtocol(
+            parse_uri(uri), origin=None if origin is None else Origin(origin), max_size=None
+        )
         self.frames: deque[dict[str, Any]] = deque()
         self._ids = itertools.count(1)
         self._partial = b""
@@ -109,7 +112,9 @@ class Peer:
         await self._flush()
         while not (events := self.protocol.events_received()):
             await self._feed()
-        return events[0]
+        answer = events[0]
+        assert isinstance(answer, Response)
+        return answer
 
     async def _flush(self) -> None:
         for data in self.protocol.data_to_send():
@@ -144,6 +149,7 @@ class Peer:
         while not self.frames:
             await self._feed()
             for event in self.protocol.events_received():
+                assert isinstance(event, Frame)
                 self._take(event)
         return self.frames.popleft()
 
@@ -197,7 +203,8 @@ class Peer:
 class House:
     """A serving daemon in memory."""
 
-    def __init__(self, daemon: Daemon, store: OpenStore, doors: Doors) -> None:
+    def __init__(self, home: Path, daemon: Daemon, store: OpenStore, doors: Doors) -> None:
+        self.home = home
         self.daemon = daemon
         self.store = store
         self.doors = doors
@@ -277,15 +284,16 @@ async def open_house(
         async with open_store(config, disk, sync_threads=0) as store:
             failed = await store.adopt_orphans()
             doors = Doors(PageDoor() if page else None)
+            endpoints: Any = doors
             secrets = Secrets(TOKEN, HOST_TOKEN) if auth else None
-            daemon = build(config, store, secrets, web_sessions(doors))
+            daemon = build(config, store, secrets, web_sessions(endpoints))
             for row in failed:
                 daemon.runs.end_orphan(row)
-            house = House(daemon, store, doors)
+            house = House(home, daemon, store, doors)
             async with trio.open_nursery() as nursery:
 
                 async def serve() -> None:
-                    await live(daemon, config, store, doors, house.stop.wait, ready=lambda: None)
+                    await live(daemon, config, store, endpoints, house.stop.wait, ready=lambda: None)
                     daemon.runs.end_all("shutdown")
                     house.stopped.set()
 

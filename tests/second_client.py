@@ -138,9 +138,9 @@ class SecondClient:
         self.websocket.socket.close()
 
     def _serve(self, frame: dict[str, Any]) -> bool:
-        params = frame.get("params")
-        if frame.get("method") != "tools.execute" or params["tool"] not in self.tools:
+        if frame.get("method") != "tools.execute" or frame["params"]["tool"] not in self.tools:
             return False
+        params = frame["params"]
         try:
             self.answer(frame["id"], self.tools[params["tool"]](params["parameters"]))
         except Exception as error:

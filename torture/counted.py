@@ -90,8 +90,8 @@ def count(file: Path) -> None:
     plant_from_environment()
     counted = Counted(file)
     signal.signal(signal.SIGUSR1, counted.tell)
-    plain: Any = trio.run
-    trio.run = partial(plain, instruments=[counted])
+    module: Any = trio
+    module.run = partial(module.run, instruments=[counted])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import math
 import random
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,7 +63,7 @@ class Witness(logging.Handler):
 
 
 @contextmanager
-def witness() -> Iterator[Witness]:
+def witness() -> Generator[Witness]:
     watching = Witness()
     logger = logging.getLogger("car_trio")
     logger.addHandler(watching)
@@ -74,7 +74,7 @@ def witness() -> Iterator[Witness]:
 
 
 @contextmanager
-def counted(verdict: Verdict) -> Iterator[None]:
+def counted(verdict: Verdict) -> Generator[None]:
     """Counts the messages that reach a dispatcher."""
     take: Any = Dispatcher.take
 

@@ -216,17 +216,18 @@ def wrong_bytes(dice: random.Random, text: bytes) -> bytes:
 
 def wrong_value(dice: random.Random, value: Any) -> Any:
     """One place of the JSON, anywhere in it, gets another value, loses or gains one."""
-    if not isinstance(value, dict | list) or not value or dice.random() < 0.1:
+    kind: type[Any] = type(value)
+    if kind not in (dict, list) or not value or dice.random() < 0.1:
         return copy.deepcopy(dice.choice(ODD))
-    key = dice.choice(list(value) if isinstance(value, dict) else range(len(value)))
+    key = dice.choice(list(value) if kind is dict else range(len(value)))
     chance = dice.random()
     if chance < 0.1:
         del value[key]
-    elif chance < 0.2 and isinstance(value, dict):
+    elif chance < 0.2 and kind is dict:
         value[dice.choice(["id", "run_id", "status", "x", "", "tenant_id", "agent_id"])] = copy.deepcopy(
             dice.choice(ODD)
         )
-    elif chance < 0.25 and isinstance(value, list):
+    elif chance < 0.25 and kind is list:
         value.extend(copy.deepcopy(value[:20]))
     else:
         value[key] = wrong_value(dice, value[key])

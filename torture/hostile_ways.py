@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.daemon.test_websocket_rules import ROWS
 from tests.process.daemon_process import DaemonProcess
@@ -51,7 +52,7 @@ class Door:
     headers: dict[str, str]
     proof: dict[str, str]
     target: str = "/"
-    held: deque[RawPeer] = field(default_factory=deque)
+    held: deque[RawPeer] = field(default_factory=deque[RawPeer])
 
     def peer(self) -> RawPeer:
         return RawPeer(self.connect())
@@ -95,7 +96,7 @@ def doors(daemon: DaemonProcess) -> list[Door]:
 
 def page_client(port: int) -> SecondClient:
     url = f"127.0.0.1:{port}"
-    return SecondClient(connect(f"ws://{url}/rpc", origin=f"http://{url}", **OPTIONS))  # type: ignore[arg-type]
+    return SecondClient(connect(f"ws://{url}/rpc", origin=Origin(f"http://{url}"), **OPTIONS))
 
 
 def tcp(port: int) -> socket.socket:
@@ -129,7 +130,7 @@ GARBAGE = [
     b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
     request("server.health"),
 ]
-FOREIGN = [
+FOREIGN: list[tuple[int, dict[str, str | None]]] = [
     (421, {"Host": "evil.example"}),
     (421, {"Host": "127.0.0.1.evil.example"}),
     (421, {"Host": "localhost@evil.example"}),
@@ -150,12 +151,13 @@ BROKEN = [
 def garbage(door: Door, dice: random.Random) -> None:
     sent = dice.choice(GARBAGE)
     if dice.random() < 0.5:
-        sent = bytearray(door.asking())
+        changed = bytearray(door.asking())
         for _ in range(dice.choice([1, 2, 8])):
-            sent[dice.randrange(len(sent))] = dice.randrange(256)
+            changed[dice.randrange(len(changed))] = dice.randrange(256)
+        sent = bytes(changed)
     with door.peer() as peer:
         with suppress(Gone, OSError):
-            peer.send(bytes(sent))
+            peer.send(sent)
             peer.socket.shutdown(socket.SHUT_WR)
         ended(peer)
 
@@ -249,7 +251,9 @@ def stranger(door: Door, dice: random.Random) -> None:
     with door.upgraded() as peer:
         peer.send(request(dice.choice(["runs.list", "tools.list", "rpc.discover", "x", ""]), {}))
         refusal = peer.reply()
-        if refusal["error"]["code"] != -32001 or (code := closes(peer)) != 1008:
+        if refusal["error"]["code"] != -32001:
+            raise Odd(f"a stranger was told {refusal}")
+        if (code := closes(peer)) != 1008:
             raise Odd(f"a stranger was told {refusal}, then {code}")
 
 

@@ -18,8 +18,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def counted_daemon(orders: Orders, name: str, defect: str) -> Iterator[tuple[DaemonProcess, Path]]:
+def counted_daemon(orders: Orders, name: str, defect: str) -> Generator[tuple[DaemonProcess, Path]]:
     """A daemon that tells what it holds (`torture.counted`), with a defect or without, and where it tells it."""
     told = orders.directory / "held.json"
     daemon = DaemonProcess(
@@ -161,7 +162,9 @@ def reset(daemon: DaemonProcess, agent: str) -> None:
 
 
 def mid_submit(daemon: DaemonProcess, agent: str) -> None:
-    action = {"id": "a", "type": "tool_call", "tool": "slow", "parameters": {}, "dependencies": []}
+    action: dict[str, Any] = {
+        "id": "a", "type": "tool_call", "tool": "slow", "parameters": {}, "dependencies": [],
+    }  # fmt: skip
     with RawPeer(daemon.port) as peer:
         begin(peer, daemon, agent)
         peer.call("tools.register", [{"name": "slow", "parameters": {"type": "object"}}])
@@ -218,7 +221,7 @@ def few_descriptors(orders: Orders, verdict: Verdict) -> None:
             daemon_is_full(daemon)
             for number in range(20):
                 step = f"with no descriptor left, step {number}"
-                verdict.expect(works(lambda n=number: record(first, run, n)), f"{step}: a turn was refused")
+                verdict.expect(works(partial(record, first, run, number)), f"{step}: a turn was refused")
                 verdict.expect(
                     works(lambda: complete(second, start_run(second))), f"{step}: a run was refused"
                 )

@@ -35,10 +35,10 @@ class Orders:
 class Verdict:
     """Counts of what was done, and each thing that should not have happened, in words."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    figures: dict[str, str] = field(default_factory=dict)
-    findings: list[str] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter[str])
+    figures: dict[str, str] = field(default_factory=dict[str, str])
+    findings: list[str] = field(default_factory=list[str])
+    late: list[str] = field(default_factory=list[str])
     """What took too long: found too, but a test on a busy machine must not fail of it."""
 
     def expect(self, holds: object, finding: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ kept: list[Any] = []
 MUCH = 64 * 1024
 
 
-def leaking(leak: Callable[[Common], None]) -> Any:
+def leaking(leak: Callable[[Common], object]) -> Any:
     """`admit`, with a leak at each connection."""
     admit: Any = supervisor.admit
 
@@ -40,7 +40,7 @@ def leaking(leak: Callable[[Common], None]) -> Any:
 
 def answering(times: int) -> Any:
     """Each `server.health` is answered so often."""
-    reply: Any = Dispatcher._reply
+    reply: Any = vars(Dispatcher)["_reply"]
 
     def replying(self: Any, request: Any, result: Any) -> None:
         for _ in range(times if request.method == "server.health" else 1):
@@ -58,11 +58,20 @@ def failing() -> Any:
     return fail
 
 
+def welcoming() -> Any:
+    """A guard that lets everybody in."""
+
+    def judge(server: Any, request: Any) -> None:
+        return None
+
+    return judge
+
+
 DEFECTS: dict[str, Defect] = {
     "descriptor": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)))),
     "task": (supervisor, "admit", lambda: leaking(lambda common: common.spawn(trio.sleep_forever))),
     "memory": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.urandom(MUCH)))),
-    "welcome": (connection, "judge", lambda: lambda server, request: None),
+    "welcome": (connection, "judge", welcoming),
     "error": (Agents, "listed", failing),
     "twice": (Dispatcher, "_reply", lambda: answering(2)),
     "dumb": (Dispatcher, "_reply", lambda: answering(0)),
@@ -86,7 +95,7 @@ def plant_from_environment() -> None:
 
 
 @contextmanager
-def planted(name: str) -> Iterator[None]:
+def planted(name: str) -> Generator[None]:
     was = plant(name)
     try:
         yield

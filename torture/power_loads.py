@@ -138,7 +138,8 @@ class Life:
         dice: random.Random,
         catalog: CatalogWriter | None = None,
     ) -> None:
-        self.watch, self.load, self.mode, self.dice, self.catalog = watch, load, mode, dice, catalog
+        self.watch, self.load, self.dice, self.catalog = watch, load, dice, catalog
+        self.mode: Durability = mode
         self.books, self.disk = watch.books, watch.disk
         self._open: list[RunRef] = []
         self._ended: list[RunRef] = []

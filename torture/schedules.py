@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 from unittest.mock import patch
@@ -164,7 +164,7 @@ def difference(shown: list[bytes], recorded: list[bytes]) -> str | None:
 
 
 @contextmanager
-def without_threads() -> Iterator[None]:
+def without_threads() -> Generator[None]:
     """What is meant for a thread runs on the loop: a virtual clock would jump ahead of a real thread."""
 
     async def run_sync(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
@@ -213,7 +213,7 @@ async def schedule(house: House, verdict: Verdict, seed: int, *, is_small: bool)
         else:
             await a_step(dice.choice(followers), dice)
     await recorder.call("runs.complete", {"run_id": run, "outcome": {"status": "success"}})
-    (path,) = (house.store._config.home / "runs").glob(f"*/{run}.jsonl")
+    (path,) = (house.home / "runs").glob(f"*/{run}.jsonl")
     recorded = path.read_bytes().splitlines()[1:]
     for follower in followers:
         if not follower.ended and (not follower.is_connected or dice.random() < 0.5):

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def campaign(orders: Orders) -> Verdict:
 
 
 @contextmanager
-def control_groups() -> Iterator[list[Path]]:
+def control_groups() -> Generator[list[Path]]:
     """A group of our own in each hierarchy that systemd looks at."""
     parents = [CGROUPS] if (CGROUPS / "cgroup.procs").exists() else [CGROUPS / "systemd", CGROUPS / "unified"]
     groups = [parent / f"car-trio-torture-{os.getpid()}" for parent in parents if parent.exists()]
@@ -89,7 +89,7 @@ class Session:
         self.configure("[server]\nport = 0\n[web]\nport = 0\n")
         self.unit = directory / "config" / "systemd" / "user" / UNIT
         log = (directory / "systemd.log").open("wb")
-        for words in ([LIB / "systemd-journald"], [LIB / "systemd", "--user"]):
+        for words in ([str(LIB / "systemd-journald")], [str(LIB / "systemd"), "--user"]):
             quiet = {**self.environ, "SYSTEMD_LOG_TARGET": "console"}
             subprocess.Popen(words, env=quiet, stdout=log, stderr=log)  # noqa: S603 - systemd itself
         until((directory / "runtime" / "systemd" / "private").exists)
@@ -206,9 +206,9 @@ def inside(directory: Path) -> None:
     for place, kind in groups:
         mount("umount", str(place), check=False)
         mount("mount", "-t", *kind, "none", str(place))
-    for place in ("/run/systemd", "/run/log", "/var/log/journal"):
-        if Path(place).exists():
-            mount("mount", "-t", "tmpfs", "tmpfs", place)
+    for folder in ("/run/systemd", "/run/log", "/var/log/journal"):
+        if Path(folder).exists():
+            mount("mount", "-t", "tmpfs", "tmpfs", folder)
     Path("/run/systemd/system").mkdir()
     session = Session(directory)
     for part in (install, trouble, farewell):

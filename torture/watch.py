@@ -97,7 +97,7 @@ def recorded(daemon: DaemonProcess, verdict: Verdict, *, slow: bool) -> float:
         if slow:
             groups += [watchers(daemon, run, 1, 0), watchers(daemon, run, 1, 1000)]
             groups[1].send_signal(signal.SIGSTOP)
-        took = []
+        took: list[float] = []
         for number in range(TURNS):
             begin = time.perf_counter()
             client.call("runs.record_turns", {"run_id": run, "turns": [{"prompt": PROMPT + str(number)}]})

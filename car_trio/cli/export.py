@@ -3,15 +3,21 @@
 Each format is a generator of text over records that are read page by page, so a run of any length is written without
 being held. `jsonl` is the file itself, byte for byte; `json` and `otlp-json` are one document; `md` and `html` are for
 reading, and what an agent wrote stays text in both.
+
+A file that is written is for its user alone and appears whole or not at all. One that is there is replaced only when
+that is asked for.
 """
 
 from __future__ import annotations
 
 import html
+import os
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -33,6 +39,7 @@ def export(
     *runs: Annotated[str, Flag("Run ids, or how they begin.")],
     format: Annotated[Format, Flag("What to write.")] = "jsonl",  # noqa: A002 - the flag's name
     output: Annotated[str | None, Flag("A file instead of the output.", ("--output", "-o"))] = None,
+    force: Annotated[bool, Flag("Replace the file if it is there.")] = False,
     home: Home = None,
 ) -> int:
     """Write runs as jsonl, json, md, html or otlp-json. Needs no daemon."""
@@ -47,16 +54,17 @@ def export(
         "html": page,
         "otlp-json": otlp_json,
     }
-    write(writers[format](files, rows), output)
+    pieces = writers[format](files, rows)
+    if output is None:
+        show(pieces)
+    else:
+        save(pieces, output, force=force)
     return 0
 
 
-def write(pieces: Iterator[bytes], output: str | None) -> None:
-    """To a new or replaced file, to a pipe as it is, or to a terminal with what it would obey escaped."""
-    if output is not None:
-        with opened(output) as file:
-            file.writelines(pieces)
-    elif is_terminal():
+def show(pieces: Iterable[bytes]) -> None:
+    """To a pipe as it is, or to a terminal with what it would obey escaped."""
+    if is_terminal():
         for piece in pieces:
             sys.stdout.write(escaped_json(piece.decode(errors="replace")))
     else:
@@ -65,10 +73,50 @@ def write(pieces: Iterator[bytes], output: str | None) -> None:
         sys.stdout.buffer.flush()
 
 
-def opened(output: str) -> BinaryIO:
+def save(pieces: Iterable[bytes], output: str, *, force: bool) -> None:
+    """To a file, by way of another name beside it; what is no file, a pipe say, is written to as it is."""
+    place = Path(output)
+    if place.is_file() and not force:
+        raise FailedError(
+            f"'{output}' is there already; choose another --output, or use --force to replace it"
+        )
+    if place.exists() and not place.is_file():
+        copy(pieces, place, output)
+        return
+    target = place.resolve()  # a link stays one: what it leads to is replaced
+    with writing(output):
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", dir=target.parent)
+    try:
+        copy(pieces, descriptor, output, sync=True)
+        with writing(output):
+            Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def copy(pieces: Iterable[bytes], into: Path | int, output: str, *, sync: bool = False) -> None:
+    """Writes all to a path or a descriptor, and closes it. What reading raises goes through as it is."""
+    with writing(output):
+        file = open(into, "wb")  # noqa: PTH123, SIM115 - it may be a descriptor; closing writes, so it fails like writing
+    try:
+        for piece in pieces:
+            with writing(output):
+                file.write(piece)
+        with writing(output):
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+    finally:
+        with writing(output):
+            file.close()
+
+
+@contextmanager
+def writing(output: str) -> Generator[None]:
     """A file that cannot be written is a mistake on the command line, and no damage to the store."""
     try:
-        return Path(output).open("wb")
+        yield
     except OSError as error:
         raise FailedError(
             f"--output is '{output}', which cannot be written: {error.strerror}", USAGE

@@ -24,7 +24,12 @@ class FailedError(Exception):
         self.code = code
 
 
-LISTS = {"run": "car-trio runs ls", "agent": "car-trio runs ls", "approval": "car-trio approvals ls"}
+LISTS = {
+    "run": "car-trio runs ls",
+    "agent": "car-trio runs ls",
+    "registered agent": "car-trio agents ls",
+    "approval": "car-trio approvals ls",
+}
 
 
 def no_such(what: str, name: str, known: Iterable[str]) -> FailedError:

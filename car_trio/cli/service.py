@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -110,12 +111,17 @@ def logs(
     follow: Annotated[bool, Flag("Go on with what is added, until interrupted.")] = False,
     home: Home = None,
 ) -> int:
-    """What the daemon said."""
+    """What the daemon said. 1 when it is not installed."""
     if lines < 0:
         raise FailedError(f"--lines is {lines}: it cannot be negative", USAGE)
     keeper = keeper_of(PLATFORM)
     log = log_file(state_root(environment(), home or home_of(keeper)))
     words = keeper.log_command(lines, follow=follow, log=log)
+    if written(keeper) is None:
+        raise FailedError(
+            f"the service is not installed: there is no {keeper.path}; car-trio service install does it, and what "
+            f"an earlier one said is shown by {shlex.join(words)}"
+        )
     try:
         done = subprocess.run(words, check=False)  # noqa: S603 - journalctl or tail, no shell
     except FileNotFoundError:

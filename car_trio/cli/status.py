@@ -25,6 +25,7 @@ class DaemonFile(msgspec.Struct):
     url: str | None = None
     socket: str | None = None
     web_url: str | None = None
+    no_page: str | None = None
     started_at: str | None = None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from car_trio.cli.checks import Finding, Found, Patient, ok, tokens
+from car_trio.cli.status import DaemonFile
 from car_trio.cli.verifying import check as verified
 from car_trio.store.catalog_reader import open_reader
 from car_trio.store.survey import survey
@@ -110,23 +111,26 @@ def is_taken(address: tuple[str, int]) -> bool:
 
 
 def page(patient: Patient) -> Found:
-    """Whether the page is served, or could be."""
+    """Whether the page is served, or could be, where somebody wants it."""
     config = patient.config
-    if not config.web.enabled:
-        return
     if patient.beside:
-        where = None if patient.daemon is None else patient.daemon.web_url
-        if where is None:
-            advice = "look at its log; car-trio serve --web-port N takes another port"
-            yield Finding("warning", "the daemon runs without the page", advice)
-        else:
-            yield ok(f"the page is at {where}")
-    elif config.web_port and is_taken((PAGE_HOST, config.web_port)):
+        yield from served_page(patient.daemon or DaemonFile())
+    elif config.web.enabled and config.web_port and is_taken((PAGE_HOST, config.web_port)):
         yield Finding(
             "warning",
             f"the page's port {config.web_port} is taken: the daemon would serve without the page",
             "stop what uses it, or car-trio serve --web-port N",
         )
+
+
+def served_page(daemon: DaemonFile) -> Found:
+    """What the daemon says of its page: its flags decide, and only it knows them."""
+    if daemon.web_url is not None:
+        yield ok(f"the page is at {daemon.web_url}")
+    elif daemon.no_page is not None:
+        yield Finding("warning", daemon.no_page, "car-trio serve --web-port N takes another port")
+    else:
+        yield ok("the daemon serves no page, as it was told")
 
 
 def dead_daemon(patient: Patient) -> Found:

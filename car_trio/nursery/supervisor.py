@@ -332,6 +332,13 @@ async def bound(config: Config) -> AsyncGenerator[Endpoints, None]:
         endpoints.close()
 
 
+def page_of(config: Config, endpoints: Endpoints) -> dict[str, str]:
+    """What `daemon.json` says of the page: where it is, or why it is missing; nothing where nobody wanted one."""
+    if endpoints.web_url is not None:
+        return {"web_url": endpoints.web_url}
+    return {"no_page": endpoints.no_page} if config.web.enabled else {}
+
+
 @contextmanager
 def published(
     config: Config, endpoints: Endpoints
@@ -346,7 +353,7 @@ def published(
             "socket": None if endpoints.path is None else str(endpoints.path),
             "version": car_trio.__version__,
             "started_at": now(),
-        } | ({} if endpoints.web_url is None else {"web_url": endpoints.web_url})
+        } | page_of(config, endpoints)
         try:
             write_private(path, encode(said))
         except OSError as error:

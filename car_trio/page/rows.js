@@ -5,7 +5,8 @@
 // view changes its height the scroll position moves by as much, so that what is being read stays where it is.
 //
 // `render(i)` makes the contents of row i. A row's element stays the same while it is in view; `refresh` renders its
-// contents anew. The selected row is drawn as such and has the focus.
+// contents anew. The selected row is drawn as such and has the focus. Tab comes to it, or to the first row in view while
+// the selected one is not in the document, and selects where it came to.
 
 import { el } from "./dom.js";
 
@@ -30,6 +31,7 @@ export class Rows {
     this.canvas = el("div", { class: "canvas", role, "aria-label": label });
     this.element = el("div", { class: "scroller", tabindex: "-1" }, this.canvas);
     this.element.addEventListener("scroll", () => this.#soon(), { passive: true });
+    this.element.addEventListener("focusin", ({ target }) => this.#entered(target));
     new ResizeObserver(() => this.#soon()).observe(this.element);
   }
 
@@ -127,6 +129,7 @@ export class Rows {
     const last = Math.min(this.#length - 1, this.#at(scrollTop + clientHeight) + OVERSCAN);
     for (const [i, row] of this.#shown) if (i < first || i > last) this.#remove(i, row);
     for (let i = first; i <= last; i++) this.#place(i);
+    this.#open();
     if (last >= first) this.wanted(first, last);
   }
 
@@ -154,9 +157,22 @@ export class Rows {
   }
 
   #mark(i) {
-    const row = this.#shown.get(i);
-    row?.classList.toggle("selected", i === this.selected);
-    row?.setAttribute("tabindex", i === this.selected ? "0" : "-1");
+    this.#shown.get(i)?.classList.toggle("selected", i === this.selected);
+  }
+
+  // One row is a stop of Tab.
+  #open() {
+    const { scrollTop } = this.element;
+    const first = this.#at(scrollTop);
+    const whole = this.#top(first) < scrollTop && first < this.#length - 1 ? first + 1 : first;
+    const stop = this.#shown.has(this.selected) ? this.selected : whole;
+    for (const [i, row] of this.#shown) row.setAttribute("tabindex", i === stop ? "0" : "-1");
+  }
+
+  // A row that was clicked has the focus too, and is not moved away from under the pointer.
+  #entered(row) {
+    const i = Number(row.dataset.index);
+    if (this.#shown.get(i) === row && i !== this.selected && row.matches(":focus-visible")) this.select(i);
   }
 
   #measured(entries) {

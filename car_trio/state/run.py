@@ -81,7 +81,16 @@ class Run:
     def durable_status(self) -> RunStatus:
         return self.status if self.ended_durably else "in_progress"
 
+    def durable_row(self) -> CatalogRow:
+        """The row as watchers may see it: neither turns nor an end that are still on their way to the disk."""
+        row = self.row()
+        row.turn_count = self.durable_turns
+        if not self.ended_durably:
+            row.status, row.ended_at, row.outcome, row.summary = "in_progress", None, None, ""
+        return row
+
     def row(self) -> CatalogRow:
+        """What the catalog will know once the journal has written what it was handed."""
         return CatalogRow(
             run_id=self.ref.run_id,
             agent_id=self.ref.agent_id,

@@ -135,8 +135,9 @@ class RunRegistry:
         return run if run is not None and run.is_open else None
 
     def in_memory(self, agent_id: str | None = None) -> list[CatalogRow]:
-        """The rows that may be newer than the catalog's, with sizes, of one agent or of all."""
-        return [run.row() for run in self._runs.values() if agent_id is None or run.ref.agent_id == agent_id]
+        """The rows that may be newer than the catalog's, of one agent or of all; of each run what is durable."""
+        chosen = (run for run in self._runs.values() if agent_id is None or run.ref.agent_id == agent_id)
+        return [run.durable_row() for run in chosen if run.durable_records]
 
     # Who may
 

@@ -61,6 +61,31 @@ def test_everything_is_reached_by_keyboard(screen: Screen, daemon: DaemonProcess
     expect(screen.row(0)).to_contain_text(LONG[:20])
 
 
+def test_tab_comes_to_the_list_also_while_no_row_is_selected(screen: Screen, daemon: DaemonProcess) -> None:
+    furnish(daemon)
+    with daemon.client("librarian") as agent:
+        for number in range(30):
+            complete(agent, start_run(agent, intent=f"run {number}"))
+    expect(screen.row(0)).to_contain_text("run 29")
+    expect(screen[".row[tabindex='0']"]).to_have_count(1)
+    screen["select"].last.focus()
+    screen.press("Tab")
+    expect(screen.row(0)).to_be_focused()
+    expect(screen[".row.selected"]).to_contain_text("run 29")
+    screen.press("j")
+    expect(screen.row(1)).to_be_focused()
+    screen.press("Shift+Tab")
+    expect(screen["select"].last).to_be_focused()
+    screen.press("Tab")
+    expect(screen.row(1)).to_be_focused()
+    screen.press("Shift+Tab")
+    screen[".scroller"].evaluate("box => { box.scrollTop = 900 }")
+    expect(screen.row(1)).to_have_count(0)
+    expect(screen.row(15)).to_have_attribute("tabindex", "0")
+    screen.press("Tab", "Enter")
+    expect(screen["main h2"]).to_have_text("run 14")
+
+
 def test_the_page_goes_back_and_forth_with_the_browser(screen: Screen, daemon: DaemonProcess) -> None:
     run_id = furnish(daemon)
     screen.open_run(run_id)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from car_trio.cli import listing, screen
+from car_trio.cli.export import save
 from car_trio.store.run_store import RunStore
 from car_trio.wire.runs import RunRef
 from tests.cli.homes import HOSTILE, Shell, ended, started, turn, whole, write
@@ -297,6 +300,50 @@ def test_an_export_that_cannot_be_written_is_no_damage(shell: Shell, home: Path,
     assert f"--output is '{tmp_path}', which cannot be written: Is a directory" in ran.err
 
 
+def test_an_export_replaces_a_file_only_when_it_is_told_to_and_is_for_its_user_alone(
+    shell: Shell, home: Path, tmp_path: Path
+) -> None:
+    path = write(home, A, whole(A))
+    target, link = tmp_path / "kept", tmp_path / "link"
+    target.write_text("kept")
+    target.chmod(0o644)
+    link.symlink_to(target)
+    ran = shell("runs", "export", "run-a", "-o", str(link))
+    assert (ran.code, target.read_text()) == (1, "kept")
+    assert f"'{link}' is there already; choose another --output, or use --force to replace it" in ran.err
+    assert shell("runs", "export", "run-a", "-o", str(link), "--force").code == 0
+    assert (link.is_symlink(), target.read_bytes()) == (True, path.read_bytes())
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert shell("runs", "export", "run-a", "-o", str(tmp_path / "new")).code == 0
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_an_export_that_breaks_off_leaves_nothing_and_what_was_there_as_it_was(
+    home: Path, tmp_path: Path, failure: BaseException
+) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise failure
+
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    target = folder / "out"
+    for before in (None, b"whole"):
+        with pytest.raises(type(failure)):
+            save(broken(), str(target), force=True)
+        assert [path.read_bytes() for path in folder.iterdir()] == ([] if before is None else [before])
+        target.write_bytes(b"whole")
+
+
+def test_an_export_goes_into_what_is_no_file_as_it_is(shell: Shell, home: Path) -> None:
+    write(home, A, whole(A))
+    ran = shell("runs", "export", "run-a", "-o", "/dev/full")
+    assert (ran.code, "which cannot be written: No space left on device" in ran.err) == (2, True)
+    assert shell("runs", "export", "run-a", "-o", "/dev/null").code == 0
+    assert Path("/dev/null").is_char_device()
+
+
 def test_an_export_to_a_terminal_is_escaped_and_to_a_file_is_exact(
     shell: Shell, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,7 +454,7 @@ def test_another_outcome_is_a_difference(shell: Shell, home: Path) -> None:
 
 def exported(shell: Shell, tmp_path: Path, form: str, *runs: str) -> bytes:
     target = tmp_path / "exported"
-    assert shell("runs", "export", *runs, "--format", form, "-o", str(target)).code == 0
+    assert shell("runs", "export", *runs, "--format", form, "-o", str(target), "--force").code == 0
     return target.read_bytes()
 
 

@@ -345,7 +345,18 @@ def test_status_shows_the_service_also_when_the_configuration_cannot_be_used(
     assert (code, "active (running)" in out, "port is 'many'" in err) == (2, True, True)
 
 
+def test_logs_of_a_service_that_is_not_installed_are_a_no_that_says_how_to_install_it(
+    shell: Shell, platform: Platform, unit: Path
+) -> None:
+    ran = shell("service", "logs")
+    assert (ran.code, ran.out, platform.asked()) == (1, "", [])
+    assert f"the service is not installed: there is no {unit}; car-trio service install does it" in ran.err
+    assert "journalctl --user-unit=car-trio.service --no-pager" in ran.err
+
+
 def test_logs_are_the_journals_of_the_unit(shell: Shell, platform: Platform) -> None:
+    shell("service", "install")
+    platform.asked()
     assert shell("service", "logs", "--lines", "7").code == 0
     assert shell("service", "logs", "--follow").code == 0
     assert platform.asked() == [
@@ -363,6 +374,7 @@ def test_logs_that_are_interrupted_have_done_their_work(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    shell("service", "install")
     monkeypatch.setattr(service.subprocess, "run", interrupted)
     assert shell("service", "logs", "--follow").code == 0
 
@@ -370,6 +382,7 @@ def test_logs_that_are_interrupted_have_done_their_work(
 def test_a_machine_without_a_journal_is_a_usage_error(
     shell: Shell, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shell("service", "install")
     monkeypatch.setenv("PATH", "/nowhere")
     ran = shell("service", "logs")
     assert (ran.code, "no journalctl here" in ran.err) == (2, True)

@@ -223,6 +223,23 @@ def test_an_agent_that_is_not_attached_is_a_no_with_the_nearest(agent: Agent, be
     assert len(err.splitlines()) == 1
 
 
+def test_saying_nothing_to_nobody_is_a_no_and_to_an_agent_that_is_there_is_none(
+    agent: Agent, begin: Begin
+) -> None:
+    agent.client.call("host.register_agent", {"id": "ada", "name": "Ada", "kind": "test"})
+    out, err = begin("adaa").communicate(timeout=PATIENCE)
+    assert (out, err) == (
+        "",
+        "car-trio: nothing was said, and there is no registered agent 'adaa'; the nearest is 'ada'\n",
+    )
+    process = begin("nobody", said="\n \n")
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, "car-trio agents ls lists what there is" in err) == (1, True)
+    process = begin("ada")
+    assert process.communicate(timeout=PATIENCE) == ("", "")
+    assert process.returncode == 0
+
+
 def test_a_refusal_of_another_kind_is_a_no(agent: Agent, begin: Begin) -> None:
     process = begin("ada", said="hello\n")
     asked = agent.client.request("agent.chat")

@@ -148,6 +148,9 @@ def test_the_page_can_be_turned_off_and_is_said_to_be(
     assert (said.returncode, said.stdout) == (1, "")
     assert "the page is off; set [web] enabled = true, or give --web-port N" in said.stderr
     assert "not served" in ran(daemon.home, "status").stdout
+    found = ran(daemon.home, "doctor").stdout
+    assert "ok        the daemon serves no page, as it was told" in found
+    assert "\nwarning" not in found
 
 
 def test_a_taken_port_costs_the_page_and_nothing_else(make_daemon: MakeDaemon) -> None:
@@ -158,6 +161,10 @@ def test_a_taken_port_costs_the_page_and_nothing_else(make_daemon: MakeDaemon) -
         warning = next(line for line in daemon.said().splitlines() if " warning " in line)
         assert f"127.0.0.1 port {port}" in warning
         assert "--web-port" in warning
+        assert (
+            f"warning   the page is not served: cannot listen on 127.0.0.1 port {port}"
+            in ran(daemon.home, "doctor").stdout
+        )
         with daemon.client("alice") as alice:
             assert start_run(alice)
         said = ran(daemon.home, "ui")

@@ -31,6 +31,7 @@ class Journal:
         self.puts: list = []
         self.lines: dict[str, list[bytes]] = {}
         self.rows: list[CatalogRow] = []
+        self.told: list[Callable[[], None]] = []
         self.refuses: Refusal | None = None
 
     def put(self, ref, lines, *, durable, must=False, row=None, indexed=None):
@@ -51,8 +52,15 @@ class Journal:
                 settled(None)
             if row is not None:
                 self.rows.append(row)
-            if indexed is not None and index:
-                indexed()
+            if indexed is not None:
+                self.told.append(indexed)
+        if index:
+            self.index()
+
+    def index(self) -> None:
+        told, self.told = self.told, []
+        for indexed in told:
+            indexed()
 
     def records(self, run_id: str) -> list[dict]:
         return [json.loads(line) for line in self.lines[run_id]]
@@ -413,11 +421,28 @@ def test_a_run_stays_in_memory_until_the_catalog_has_its_end(registry, journal):
     it = bound("a")
     registry.start(it, StartRun("i"))
     registry.complete(it, "run-1", done())
+    journal.flush(index=False)
     assert [row.status for row in registry.in_memory("a")] == ["completed"]
     assert registry.in_memory("b") == []
-    journal.flush()
+    journal.index()
     assert registry.in_memory() == []
     assert registry.find("run-1").status == "completed"
+
+
+def test_a_list_shows_what_is_durable_and_neither_turns_nor_an_end_on_their_way(registry, journal):
+    it = bound("a")
+    registry.start(it, StartRun("i"))
+    assert registry.in_memory("a") == []
+    journal.flush()
+    registry.record_turns(it, "run-1", turns(2))
+    registry.complete(it, "run-1", done())
+    (row,) = registry.in_memory("a")
+    assert (row.status, row.ended_at, row.outcome, row.summary) == ("in_progress", None, None, "")
+    assert row.turn_count == 0
+    journal.flush(index=False)
+    (row,) = registry.in_memory("a")
+    assert (row.status, row.ended_at, row.outcome) == ("completed", "2026-01-01T00:00:00.000000Z", "success")
+    assert row.turn_count == 2
 
 
 def test_an_open_run_that_only_the_catalog_knows_is_joined_and_taken_from_nobody(registry):
