@@ -107,7 +107,7 @@ def judge_refusal(verdict: Verdict, what: str, call: Callable[[], Any], *, pendi
     except Refused as refused:
         verdict.counts["refusals"] += 1
         right = refused.code == DEGRADED and refused.message.startswith("storage degraded: ")
-        right = right and refused.data["pending"] is pending
+        right = right and (refused.data or {}).get("pending") is pending
         verdict.expect(right, f"{what}: refused with {refused.code} {refused.message} {refused.data}")
     except TimeoutError:
         verdict.expect(False, f"{what}: neither refused nor answered")
