@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -156,7 +156,7 @@ def read_run(home: Path, run: str) -> list[dict[str, Any]]:
     """A run's records from all its files: the first, and those that go on after a failure, each up to where the next
     one says."""
     files = sorted((home / "runs").glob(f"*/{run}*.jsonl"), key=lambda path: (len(path.name), path.name))
-    records = []
+    records: list[dict[str, Any]] = []
     for line in reading([path.read_bytes() for path in files]):
         with suppress(ValueError):
             records.append(json.loads(line))
@@ -167,7 +167,7 @@ def read_run(home: Path, run: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def small_disk(path: Path) -> Iterator[bool]:
+def small_disk(path: Path) -> Generator[bool]:
     """Whether a small file system could be mounted there."""
     path.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=0700", "tmpfs", str(path)]

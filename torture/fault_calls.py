@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +148,7 @@ def ends(home: Path, run: str) -> bool:
 
 
 @contextmanager
-def injected(daemon: DaemonProcess, case: Case, run: str) -> Iterator[Path]:
+def injected(daemon: DaemonProcess, case: Case, run: str) -> Generator[Path]:
     """strace is attached meanwhile; gives the file in which it says what it did."""
     folder = daemon.home / "runs" / "agent"
     trace = daemon.home.with_name("strace.txt")

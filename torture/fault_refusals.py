@@ -101,13 +101,18 @@ def patiently(client: SecondClient, request: Any) -> Any:
     raise AssertionError("nobody was told")
 
 
+def said_pending(refused: Refused) -> Any:
+    """What it says of whether it is kept."""
+    return None if refused.data is None else refused.data.get("pending")
+
+
 def judge_refusal(verdict: Verdict, what: str, call: Callable[[], Any], *, pending: bool) -> None:
     try:
         told = call()
     except Refused as refused:
         verdict.counts["refusals"] += 1
         right = refused.code == DEGRADED and refused.message.startswith("storage degraded: ")
-        right = right and (refused.data or {}).get("pending") is pending
+        right = right and said_pending(refused) is pending
         verdict.expect(right, f"{what}: refused with {refused.code} {refused.message} {refused.data}")
     except TimeoutError:
         verdict.expect(False, f"{what}: neither refused nor answered")

@@ -37,7 +37,7 @@ def starts(orders: Orders, verdict: Verdict) -> None:
         return
     kinds = [(call, error, old) for call, error in CALLS.items() for old in (True, False)]
     orders.dice.shuffle(kinds)
-    most = None if orders.rounds is None else SHORT
+    most = len(kinds) * MOST if orders.rounds is None else SHORT
     home = orders.directory / "killed"
     promised = a_killed_home(home)
     done = 0

@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class WriterProcess:
 
 
 @contextmanager
-def writers(seed: int) -> Iterator[list[WriterProcess]]:
+def writers(seed: int) -> Generator[list[WriterProcess]]:
     made = [WriterProcess(f"writer-{each}", f"{seed}-{each}") for each in range(WRITERS)]
     try:
         yield made

@@ -16,9 +16,9 @@ from torture.orders import Verdict
 class Promise:
     """All that clients were told about one run. `batches` are base index (if told) and numbers."""
 
-    sent: set[int] = field(default_factory=set)
-    batches: list[tuple[int | None, list[int]]] = field(default_factory=list)
-    events: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    sent: set[int] = field(default_factory=set[int])
+    batches: list[tuple[int | None, list[int]]] = field(default_factory=list[tuple[int | None, list[int]]])
+    events: list[tuple[int, dict[str, Any]]] = field(default_factory=list[tuple[int, dict[str, Any]]])
     status: str | None = None
 
 
@@ -53,6 +53,8 @@ class Ledger:
                 promise.status = rest[0]
             case "event":
                 promise.events.append((rest[0], rest[1]))
+            case _:
+                pass
         return run
 
 

@@ -10,7 +10,7 @@ from shutil import which
 import pytest
 
 from tests.process import daemon_process
-from tests.process.daemon_process import DaemonProcess
+from tests.process.daemon_process import DaemonProcess, until
 from torture import clock, fault, fault_starts, twins
 from torture.fault_calls import Case
 from torture.fault_refusals import ALWAYS, while_degraded
@@ -20,12 +20,13 @@ needs_strace = pytest.mark.skipif(which("strace") is None, reason="needs strace"
 needs_faketime = pytest.mark.skipif(not clock.LIBRARY, reason="needs libfaketime")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a defect keeps from coming true is not waited for as long as what may only be slow."""
     monkeypatch.setattr(daemon_process, "PATIENCE", 4.0)
 
 
+@pytest.mark.usefixtures("little_patience")
 @pytest.mark.parametrize(
     ("defect", "error", "words"),
     [
@@ -47,6 +48,7 @@ def test_a_store_that_takes_a_failure_wrongly_is_found_out(
 
 
 @needs_strace
+@pytest.mark.usefixtures("little_patience")
 @pytest.mark.parametrize(
     ("defect", "words"),
     [
@@ -86,7 +88,7 @@ def jump_ahead(case: clock.Case) -> None:
     with case.daemon.client("agent") as client:
         case.run(client, ends=True)
     case.set(clock.TEN_YEARS)
-    case.let_look()
+    until((case.daemon.home / "deleted-runs.jsonl").exists, "retention has looked")
     case.judge()
 
 
