@@ -22,6 +22,7 @@ from typing import Any
 from car_trio.__main__ import main
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
+from car_trio.store.sync_queue import SyncQueue
 
 CHANGES = (
     "create", "write", "sync", "truncate", "make_directory", "rename", "unlink", "sync_directory", "remove_directory",
@@ -82,6 +83,7 @@ def doom(when: str, at: int) -> None:
         setattr(Disk, name, wrap(name, getattr(Disk, name)))
     for name in INDEXING:
         setattr(CatalogWriter, name, wrap(f"catalog {name}", getattr(CatalogWriter, name)))
+    setattr(SyncQueue, "run", wrap("sync", SyncQueue.run))  # noqa: B010 - as those above
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ class Gathering:
                 if put.append.target in fresh:
                     self.kept.setdefault(put.append.target, []).append(put)
             self._waiting = [put for put in self._waiting if put.append.target not in fresh]
+        if not landed.failed:
+            return batch.puts
         return [put for put in batch.puts if put.append.target not in landed.failed]
 
     def give_up(self, cause: str | None) -> None:

@@ -167,9 +167,7 @@ class Journal:
             self._dues.lines.by(now + IDLE_SECONDS)
         else:
             self._hand_over()
-        due = min(now + PENDING_SECONDS, self._dues.lines.at)
-        if due < self._alarm.deadline:
-            self._alarm.deadline = due
+        self._wake_by(min(now + PENDING_SECONDS, self._dues.lines.at))
         return put.ticket
 
     def _hand_over(self) -> None:
@@ -262,8 +260,12 @@ class Journal:
         while self._late and self._late[0][1].settled:
             self._late.popleft()
         late_at = self._late[0][0] if self._late else math.inf
-        due = min(late_at, self._dues.earliest)
-        self._alarm.deadline = due if self._bug is None else -math.inf
+        self._wake_by(min(late_at, self._dues.earliest) if self._bug is None else -math.inf)
+
+    def _wake_by(self, at: float) -> None:
+        # Never put off: moving a deadline at each batch costs more than one call in 20 s for nothing.
+        if at < self._alarm.deadline:
+            self._alarm.deadline = at
 
     async def tend(self) -> None:
         """Keep the journal's time: retries, flushes and late words; raise its bug if it has one."""
