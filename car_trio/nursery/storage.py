@@ -102,13 +102,15 @@ class OpenStore:
         return await trio.to_thread.run_sync(self._rows_of, list(adoption.failed))
 
     def _rows_of(self, refs: Sequence[RunRef]) -> list[CatalogRow]:
+        """Of those that are open. One whose end could neither be synced nor be taken back has it: a second would be
+        one too many, and the next start finds out whether the first is still there."""
         rows: list[CatalogRow] = []
         for ref in refs:
             try:
                 rows.append(summarize(self._disk, self._layout, ref))
             except OSError as error:
                 LOG.error("run %s stays open until the next start: %s", ref.run_id, error)
-        return rows
+        return [row for row in rows if row.ended_at is None]
 
     def close(self) -> None:
         self._index.close()
