@@ -1,4 +1,6 @@
-"""`scripts/torture NAME [--minutes M] [--seed S] [--rounds N]`: one campaign; ends with 1 when it found something."""
+"""`scripts/torture NAME [--minutes M] [--seed S] [--rounds N] [--only PATTERN]`: one campaign; ends with 1 when it
+found something.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="for how long (default: 1)")
     parser.add_argument("--seed", type=int, help="the source of what is random (default: a new one)")
     parser.add_argument("--rounds", type=int, help="end after so many rounds")
+    parser.add_argument("--only", default="", help="of `loop`: the messages whose names match this pattern")
     asked = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if asked.seed is None else asked.seed
     directory = Path(tempfile.mkdtemp(prefix="car-trio-torture-")).resolve()
     print(f"{asked.name}: seed {seed}, in {directory}", flush=True)
-    verdict = campaign(asked.name)(Orders(directory, seed, asked.minutes, asked.rounds))
+    verdict = campaign(asked.name)(Orders(directory, seed, asked.minutes, asked.rounds, asked.only))
     print("\n".join(verdict.lines()))
     if found := verdict.findings + verdict.late:
         print(f"{len(found)} findings; what was left behind is in {directory}")

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,26 +65,31 @@ def campaign(orders: Orders) -> Verdict:
     verdict = Verdict()
     daemon = Watched(orders.directory / "home")
     daemon.start()
-    messages = list(itertools.product(SIZES, CARRIERS.items(), SHAPES))
+    every = itertools.product(SIZES, CARRIERS.items(), SHAPES)
+    messages = [each for each in every if re.search(orders.only, figure_of(*each))]
     orders.dice.shuffle(messages)
     try:
         with small_calls(daemon, verdict):
             measure(verdict, "small calls alone", 1, lambda: idle(daemon))
-            for number, (mib, (name, carrier), shape) in enumerate(messages):
+            for number, (mib, carrier, shape) in enumerate(messages):
                 if not orders.go_on(number):
                     break
-                message(verdict, daemon, name, carrier, shape, mib)
-            if orders.rounds is None:
+                message(verdict, daemon, mib, carrier, shape)
+            if orders.rounds is None and not orders.only:
                 large_reply(verdict, daemon)
     finally:
         daemon.clean_up()
     return verdict
 
 
-def message(verdict: Verdict, daemon: Watched, name: str, carrier: Carrier, shape: Shape, mib: int) -> None:
+def figure_of(mib: int, carrier: tuple[str, Carrier], shape: Shape) -> str:
+    return f"{mib:2} MiB, {carrier[0]}, {shape.__name__}"
+
+
+def message(verdict: Verdict, daemon: Watched, mib: int, named: tuple[str, Carrier], shape: Shape) -> None:
+    _, carrier = named
     value = shape((mib * MIB - ROOM) // carrier.parts)
-    figure = f"{mib:2} MiB, {name}, {shape.__name__}"
-    measure(verdict, figure, mib, lambda: sent(verdict, daemon, carrier, value))
+    measure(verdict, figure_of(mib, named, shape), mib, lambda: sent(verdict, daemon, carrier, value))
 
 
 def sent(verdict: Verdict, daemon: Watched, carrier: Carrier, value: str) -> Told:
@@ -188,7 +194,7 @@ def bound(daemon: DaemonProcess, agent_id: str | None = AGENT) -> SecondClient:
 
 
 @contextmanager
-def small_calls(daemon: DaemonProcess, verdict: Verdict) -> Iterator[None]:
+def small_calls(daemon: DaemonProcess, verdict: Verdict) -> Generator[None]:
     """Another client calls and records all the time."""
     over = threading.Event()
 

@@ -119,7 +119,15 @@ def evidence(value: str, run: str) -> str:
 
 def within(members: str) -> Callable[[str, str], str]:
     """Params that are an object with these members, in which `%s` is the value."""
-    return lambda value, run: "{" + members.replace("RUN", run).replace("%s", value) + "}"
+
+    def params(value: str, run: str) -> str:
+        return "{" + members.replace("RUN", run).replace("%s", value) + "}"
+
+    return params
+
+
+def alone(value: str, run: str) -> str:
+    return value
 
 
 def members_of_a_chat(value: str, run: str) -> str:
@@ -135,50 +143,55 @@ def looking(value: str, run: str) -> str:
     return f'{{"proposal":{{"actions":[{seen},{read}]}}}}'
 
 
+def asking(value: str, run: str) -> str:
+    """Questions about what a key holds whose answers do not show it."""
+    asked = [conditional("neq"), conditional("contains")]
+    return f'{{"proposal":{{"actions":[{",".join(asked)}]}}}}'
+
+
+def showing(value: str, run: str) -> str:
+    """Wrong guesses, whose answers do; in a message a value takes several times its JSON."""
+    claim = '{"id":"s","type":"assertion","parameters":{"key":"large","expected":1}}'
+    return f'{{"proposal":{{"actions":[{conditional("eq")},{claim}]}}}}'
+
+
+def conditional(operator: str) -> str:
+    condition = f'{{"key":"large","operator":"{operator}","value":"no such thing"}}'
+    return f'{{"id":"{operator}","type":"tool_call","tool":"known","preconditions":[{condition}]}}'
+
+
 IMAGE = '{"type":"image_base64","media_type":"image/png","data":%s}'
+A_PLAN = within(f'"proposal":{{"actions":[{action("%s")}]}}')
 ONE_CALL = within(f'"proposal":{{"actions":[{action("1")}]}}')
 
 CARRIERS: dict[str, Carrier] = {
-    "a key of state": Carrier("state.set", lambda value, run: f'{{"key":"k","value":{value}}}'),
-    "one turn": Carrier(
-        "runs.record_turns", lambda value, run: f'{{"run_id":"{run}","turns":[{{"output":{value}}}]}}'
-    ),
+    "a key of state": Carrier("state.set", within('"key":"k","value":%s')),
+    "one turn": Carrier("runs.record_turns", within('"run_id":"RUN","turns":[{"output":%s}]')),
     "32 turns": Carrier("runs.record_turns", turns, parts=32),
-    "a plan": Carrier(
-        "proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[{action(value)}]}}}}'
-    ),
+    "a plan": Carrier("proposal.submit", A_PLAN),
     "200 actions": Carrier("proposal.submit", many_actions, parts=200),
     "a result": Carrier("proposal.submit", ONE_CALL, answer='"result":%s'),
     "an error": Carrier("proposal.submit", ONE_CALL, answer='"error":{"message":"m","data":%s}'),
     "a key that a plan looks at": Carrier("proposal.submit", looking, first="large"),
-    "scope": Carrier(
-        "proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[]}},"scope":{{"v":{value}}}}}'
-    ),
+    "a key that a plan asks about": Carrier("proposal.submit", asking, first="large"),
+    "a key that a plan shows": Carrier("proposal.submit", showing, parts=8, first="large"),
+    "scope": Carrier("proposal.submit", within('"proposal":{"actions":[]},"scope":{"v":%s}')),
     "200 tools": Carrier("tools.register", many_tools, parts=200),
-    "a tool": Carrier("session.init", lambda value, run: f'{{"tools":[{{"name":"t","returns":{value}}}]}}'),
-    "a policy": Carrier(
-        "policy.register",
-        lambda value, run: f'{{"name":"p","rule":"require_state","key":"k","value":{value}}}',
-    ),
-    "verify": Carrier(
-        "verify", lambda value, run: f'{{"proposal":{{"actions":[]}},"initial_state":{{"k":{value}}}}}'
-    ),
-    "classify": Carrier(
-        "permission.classify", lambda value, run: f'{{"proposal":{{"actions":[{action(value)}]}}}}'
-    ),
+    "a tool": Carrier("session.init", within('"tools":[{"name":"t","returns":%s}]')),
+    "a policy": Carrier("policy.register", within('"name":"p","rule":"require_state","key":"k","value":%s')),
+    "verify": Carrier("verify", within('"proposal":{"actions":[]},"initial_state":{"k":%s}')),
+    "classify": Carrier("permission.classify", A_PLAN),
     "an outcome": Carrier("runs.complete", evidence, parts=64),
-    "details": Carrier("host.request_approval", lambda value, run: f'{{"action":"a","details":{value}}}'),
-    "a notice": Carrier("host.notify", lambda value, run: f'{{"message":"m","payload":{value}}}'),
-    "a word in a chat": Carrier(
-        "agent.chat.event", lambda value, run: f'{{"session_id":"s","kind":"text","v":{value}}}'
-    ),
+    "details": Carrier("host.request_approval", within('"action":"a","details":%s')),
+    "a notice": Carrier("host.notify", within('"message":"m","payload":%s')),
+    "a word in a chat": Carrier("agent.chat.event", within('"session_id":"s","kind":"text","v":%s')),
     "members of a chat": Carrier("agent.chat.event", members_of_a_chat),
     "the turns": Carrier("runs.record_turns", within('"run_id":"RUN","turns":%s')),
     "the evidence": Carrier(
         "runs.complete", within('"run_id":"RUN","outcome":{"status":"done","evidence":%s}')
     ),
     "the actions": Carrier("proposal.submit", within('"proposal":{"actions":%s}')),
-    "the tools": Carrier("tools.register", lambda value, run: value),
+    "the tools": Carrier("tools.register", alone),
     "the state": Carrier("simulate", within('"proposal":{"actions":[]},"initial_state":%s')),
     "the options": Carrier("host.request_approval", within('"action":"a","options":%s')),
     "the attachments": Carrier(
@@ -188,6 +201,6 @@ CARRIERS: dict[str, Carrier] = {
         "agents.chat", within(f'"agent_id":"a","prompt":"p","attachments":[{IMAGE}]'), who=None
     ),
     "what an event holds": Carrier("events.query", within('"data_matches":{"k":%s}')),
-    "no such method": Carrier("no.such.method", lambda value, run: value),
-    "a wrong shape": Carrier("runs.start", lambda value, run: f'{{"intent":{value}}}'),
+    "no such method": Carrier("no.such.method", alone),
+    "a wrong shape": Carrier("runs.start", within('"intent":%s')),
 }

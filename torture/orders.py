@@ -11,12 +11,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """`rounds` ends a campaign when that many are done, `minutes` when that time has gone; the first wins."""
+    """`rounds` ends a campaign when that many are done, `minutes` when that time has gone; the first wins.
+    `only`: what the names of its rounds must match, for a campaign whose rounds have names."""
 
     directory: Path
     seed: int
     minutes: float = 60.0
     rounds: int | None = None
+    only: str = ""
     began: float = field(default_factory=time.monotonic)
 
     @property

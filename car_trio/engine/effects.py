@@ -10,8 +10,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
-from car_trio.engine.values import debug, same
+from car_trio.engine.looking import Looks
+from car_trio.engine.values import same
 from car_trio.wire.errors import Refusal
+from car_trio.wire.pieces import opened
 from car_trio.wire.proposals import Action
 
 _ABSENT: Final = object()
@@ -27,7 +29,10 @@ class ToolFailed(Exception):  # noqa: N818 - what a tool says, not a defect of o
 
 
 class State(Protocol):
-    """The key/value state a proposal runs against; a dict is one. Setting may raise `Refusal` (too large)."""
+    """The key/value state a proposal runs against; a dict is one. Setting may raise `Refusal` (too large).
+
+    A large value may be given as the JSON that it is kept as (`Raw`). It goes on as that where nobody looks into it.
+    """
 
     def get(self, key: str, default: Any = None, /) -> Any: ...
 
@@ -44,10 +49,11 @@ class _Write(NamedTuple):
 
 
 class Writes:
-    """The writes of one proposal to the state."""
+    """What one proposal does to the state."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, looks: Looks) -> None:
         self._state = state
+        self._looks = looks
         self._done: dict[str, _Write] = {}
 
     def perform(self, action: Action) -> tuple[Any, dict[str, Any]]:
@@ -61,7 +67,8 @@ class Writes:
             return f"written: {key}", {key: {"op": "set", "value": value}}
         value = self._state.get(key)
         if action.type == "assertion":
-            _assert(key, value, action.parameters.get("expected"))
+            if (problem := self._looks.wrong(action, value)) is not None:
+                raise ToolFailed(problem)
             return {"asserted": key, "value": value}, {}
         return value, {}
 
@@ -76,12 +83,12 @@ class Writes:
         except Refusal as refusal:
             raise ToolFailed(refusal.message) from None
         earlier = self._done.pop(key, None)
-        if earlier is not None and same(before, earlier.value):
+        if earlier is not None and _same(before, earlier.value):
             before = earlier.before
-        self._done[key] = _Write(before, value)
+        self._done[key] = _Write(before, self._state.get(key))
 
     def _undo(self, key: str, write: _Write) -> bool:
-        if not same(self._state.get(key, _ABSENT), write.value):
+        if not _same(self._state.get(key, _ABSENT), write.value):
             return False
         if write.before is _ABSENT:
             del self._state[key]
@@ -94,6 +101,6 @@ class Writes:
         return False
 
 
-def _assert(key: str, value: Any, expected: Any) -> None:
-    if not same(value, expected):
-        raise ToolFailed(f"assertion failed: state['{key}'] = {debug(value)}, expected {debug(expected)}")
+def _same(one: Any, other: Any) -> bool:
+    """Large values that nobody has replaced need no look into them."""
+    return one is other or same(opened(one), opened(other))

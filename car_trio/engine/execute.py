@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Coroutine, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import coroutine
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -42,6 +43,7 @@ BREATH: Final = 128
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Call = Callable[[Action, int], Awaitable[Any]]
+Aside = Callable[[Callable[[], None]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -115,6 +117,9 @@ class Execution:
     are finished are still delivered, in proposal order, before the exception leaves; an action that never
     finished has none.
 
+    `aside(work)` calls `work()` in a thread and waits for it: what actions ask about large values of the state is found
+    out so, before it is their turn. Without it, in the stretch that decides.
+
     `shown` are the parameters of each action as JSON, for the result: large ones need not be encoded anew.
 
     `check`, `event` and `final` are synchronous and run inside the stretch that decides. If cancelled, `run`
@@ -133,11 +138,13 @@ class Execution:
         final: Report = _unrecorded,
         clock: Clock | None = None,
         shown: Sequence[msgspec.Raw] | None = None,
+        aside: Aside | None = None,
     ) -> None:
         around = Surroundings(state, check, registered, event, final, clock or CLOCK)
         self._progress = Progress(proposal, around, shown)
         self._actions = proposal.actions
         self._call = call
+        self._aside = aside
         self._event = event
         self._unbroken = 0
         self._aborted = trio.Event()
@@ -241,10 +248,8 @@ class Execution:
     async def _act(self, place: int, level: _Level) -> None:
         action = self._actions[place]
         key = _call_identity(action) if action.idempotent else None
-        while key is not None and (twin := self._in_flight.get(key)) is not None:
-            self._let_others(level, place)
-            await twin.wait()
-            level.came_back(place)
+        while await self._waited_for_twin(key, level, place) or await self._looked_aside(action):
+            pass
         if self._aborted.is_set():
             self._progress.turn_away(place, "skipped", "skipped due to abort")
         elif (reasons := self._progress.reasons_against(action)) is not None:
@@ -255,6 +260,24 @@ class Execution:
             self._progress.reuse(place, earlier)
         else:
             await self._act_once(key, action, place, level)
+
+    async def _waited_for_twin(self, key: bytes | None, level: _Level, place: int) -> bool:
+        """Whether there was one in flight, whose end was waited for."""
+        if key is None or (twin := self._in_flight.get(key)) is None:
+            return False
+        self._let_others(level, place)
+        await twin.wait()
+        level.came_back(place)
+        return True
+
+    async def _looked_aside(self, action: Action) -> bool:
+        """Whether there was something to find out, which took its time: the state may be another by now."""
+        if self._aside is None or not (action.preconditions or action.type == "assertion"):
+            return False
+        questions = self._progress.looks.open_questions(action)
+        if questions:
+            await self._aside(partial(self._progress.looks.answer, questions))
+        return bool(questions)
 
     async def _act_once(self, key: bytes, action: Action, place: int, level: _Level) -> None:
         """An idempotent action: equal ones wait until it is done, and reuse its success."""
@@ -289,6 +312,8 @@ class Execution:
                     return self._failure(action, failure)
             attempt += 1
             self._progress.retries += 1
+            if action.type == "assertion":
+                await self._looked_aside(action)
 
     def _failure(self, action: Action, failure: ToolFailed) -> Row:
         row = self._progress.failure(action, failure)

@@ -7,6 +7,7 @@ from operator import ge, gt, le, lt
 from typing import Any, Final, Protocol
 
 from car_trio.engine.values import debug, is_number, same, text
+from car_trio.wire.pieces import opened
 from car_trio.wire.proposals import Action, Precondition
 
 _ABSENT: Final = object()
@@ -14,7 +15,7 @@ _COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {"gt": gt, "lt"
 
 
 class Readable(Protocol):
-    """State that can be asked. A dict is one."""
+    """State that can be asked. A dict is one. A large value may be given as the JSON that it is kept as (`Raw`)."""
 
     def get(self, key: str, default: Any = None, /) -> Any: ...
 
@@ -42,7 +43,20 @@ def problem_with(precondition: Precondition, state: Readable) -> str | None:
     if current is _ABSENT:
         reason = f"key '{key}' has no value"
         return f"{reason}, cannot check contains" if operator == "contains" else reason
-    return _mismatch(key, operator, current, precondition.value)
+    return _mismatch(key, operator, opened(current), precondition.value)
+
+
+def is_about_content(precondition: Precondition) -> bool:
+    """Whether it takes more than to know that there is a value."""
+    return precondition.operator not in ("exists", "not_exists")
+
+
+def wrong_value(key: str | None, value: Any, expected: Any) -> str | None:
+    """Why an assertion does not hold; None when it does."""
+    current = opened(value)
+    if same(current, expected):
+        return None
+    return f"assertion failed: state['{key}'] = {debug(current)}, expected {debug(expected)}"
 
 
 def _mismatch(key: str, operator: str, current: Any, wanted: Any) -> str | None:

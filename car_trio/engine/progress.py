@@ -15,7 +15,8 @@ from msgspec import Raw
 
 from car_trio.engine import results
 from car_trio.engine.effects import State, ToolFailed, Writes
-from car_trio.engine.preconditions import failed_preconditions, missing_dependencies
+from car_trio.engine.looking import Looks
+from car_trio.engine.preconditions import missing_dependencies
 from car_trio.engine.results import Row
 from car_trio.wire.proposals import Action, Proposal, ToolCompensation, timestamp
 
@@ -59,7 +60,8 @@ class Progress:
             plain["parameters"] = parameters
         self._around = around
         self._event = around.event
-        self._writes = Writes(around.state)
+        self.looks = Looks(around.state)
+        self._writes = Writes(around.state, self.looks)
         self._delivered = 0
 
     def received(self) -> None:
@@ -160,7 +162,7 @@ class Progress:
         if isinstance(action.compensation, ToolCompensation) and self._lacks(action.compensation.tool):
             said.append(f"compensation tool '{action.compensation.tool}' is not registered")
         if action.preconditions:
-            said += failed_preconditions(action, self._around.state)
+            said += self.looks.problems(action)
         if action.state_dependencies:
             missing = missing_dependencies(action, self._around.state)
             said += [f"state dependency '{key}' not found" for key in missing]

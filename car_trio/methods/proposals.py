@@ -26,7 +26,7 @@ from car_trio.state.run import Run, Ticket
 from car_trio.state.runs import RunRegistry
 from car_trio.state.tools import Offer
 from car_trio.state.turns import executed
-from car_trio.state.values import Values
+from car_trio.state.values import Opened, Values
 from car_trio.wire.errors import invalid_params, storage_degraded
 from car_trio.wire.frames import encode
 from car_trio.wire.proposals import Action, Proposal
@@ -96,11 +96,14 @@ async def submit(context: Context, submission: Submission) -> Answer:
         event=doorman.note,
         final=recorder.record,
         shown=parameters.received,
+        aside=context.in_thread,
     )
     execution = await worked_out(context, size, prepare)
     try:
         if size > LARGE_BYTES:
             await context.in_thread(doorman.prepare)
+        if large := doorman.large_state():
+            await context.in_thread(doorman.state.open, large)
         refused = None
         if context.daemon.permissions.gate and execution.refusal() is None:
             refused = doorman.gate(await worked_out(context, len(submission.raw), doorman.decisions))
@@ -109,7 +112,18 @@ async def submit(context: Context, submission: Submission) -> Answer:
         context.events.flush()
     if recorder.missed:
         result["recorded"] = recorder.recorded
+    size += _said(result)
     return Answer(Raw(await worked_out(context, size, encoded, size, result)), recorder.ticket)
+
+
+def _said(result: dict[str, Any]) -> int:
+    """How much of a result comes from the state, which a small plan may show too: reasons, and what was read."""
+    rows = result["results"]
+    return sum(len(row["error"]) if "error" in row else _bytes_of(row.get("output")) for row in rows)
+
+
+def _bytes_of(output: Any) -> int:
+    return len(bytes(output)) if isinstance(output, Raw) else 0
 
 
 class Doorman:
@@ -119,6 +133,7 @@ class Doorman:
         self._context = context
         self._submission = submission
         self._proposal = proposal
+        self.state = Opened(submission.state)
         self._known: dict[int, tuple[Offer, list[str]]] = {}
         self._events = PlanEvents(
             context.events, proposal.id, None if submission.run is None else submission.run.ref.run_id
@@ -132,6 +147,11 @@ class Doorman:
             offer = tools.get(action.tool or "")
             if offer is not None:
                 self._known[id(action)] = (offer, self._problems(offer, action))
+
+    def large_state(self) -> dict[str, Raw]:
+        """The large values that policies look at."""
+        policies = [*self._context.daemon.policies.current.policies, *self._submission.policies()]
+        return self.state.large(each.key for each in policies if each.key is not None)
 
     def _problems(self, offer: Offer, action: Action) -> list[str]:
         """What the tool's schema says."""
@@ -167,9 +187,8 @@ class Doorman:
         if offer is not None:
             known = self._known.get(id(action))
             said += known[1] if known and known[0] is offer else self._problems(offer, action)
-        state = self._submission.state
-        said += reasons(self._context.daemon.policies.current.policies, action, state)
-        said += reasons(self._submission.policies(), action, state)
+        said += reasons(self._context.daemon.policies.current.policies, action, self.state)
+        said += reasons(self._submission.policies(), action, self.state)
         return said
 
     def note(self, kind: str, action: Action | None, data: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def set_value(context: Context, setting: Setting) -> str:
 
 
 def get_value(context: Context, ask: StateKey) -> Any:
-    return _seen(context, ask.tenant_id).shown(ask.key)
+    return _seen(context, ask.tenant_id).get(ask.key)
 
 
 def exists(context: Context, ask: StateKey) -> bool:

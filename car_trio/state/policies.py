@@ -40,6 +40,8 @@ class Policy(NamedTuple):
     name: str
     description: str
     rule: Rule
+    key: str | None = None
+    """Of the state, if the rule looks at it."""
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
@@ -57,7 +59,8 @@ def text_of(value: Any) -> str:
 
 def is_same(one: Any, other: Any) -> bool:
     # A NaN, which a file may hold, is written as null.
-    return (one is None) == (other is None) and _sorted(one) == _sorted(other)
+    wanted = _sorted(other)
+    return (one is None) == (other is None) and not outgrows(one, len(wanted)) and _sorted(one) == wanted
 
 
 def outgrows(value: Any, most: int) -> bool:
@@ -129,7 +132,7 @@ def _require_state(ask: RegisterPolicy) -> Policy:
         return f"state '{key}' does not have the required value"
 
     of = "every tool" if target is None else f"tool {target}"
-    return Policy(ask.name, f"require_state {key} for {of}", rule)
+    return Policy(ask.name, f"require_state {key} for {of}", rule, key)
 
 
 _MAKERS = {"deny_tool": _deny_tool, "deny_tool_param": _deny_tool_param, "require_state": _require_state}

@@ -2,29 +2,25 @@
 
 Small values are kept decoded, large ones as the JSON they came as: decoded, 16 MiB of small pieces would take ten
 times that, and letting go of them would take longer than others may have to wait. Who looks into a large value decodes
-it; the last one stays decoded, because rules look at the same key again and again. The sum of what a store holds is
-bounded, because a client pays nothing for memory that the daemon lends it.
+it, in a thread; policies, which look at the same keys for every action of a plan, through `Opened`. The sum of what a
+store holds is bounded, because a client pays nothing for memory that the daemon lends it.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import encode
-from car_trio.wire.pieces import at_once, decoded_in_steps
+from car_trio.wire.pieces import opened
 
 MAX_STATE_BYTES = 64 * 1024 * 1024
 MAX_TENANTS = 64
 LARGE_BYTES = 64 * 1024
 """Above this a value is kept as JSON."""
-
-_NOTHING: tuple[Raw | None, Any] = (None, None)
 
 
 class Values:
@@ -34,7 +30,6 @@ class Values:
         self._values: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
         self._total = 0
-        self._decoded = _NOTHING
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -43,16 +38,8 @@ class Values:
         return iter(self._values)
 
     def get(self, key: str, default: Any = None, /) -> Any:
-        value = self._values.get(key, default)
-        if value.__class__ is not Raw:
-            return value
-        if self._decoded[0] is not value:
-            self._decoded = (value, msgspec.json.decode(value))
-        return self._decoded[1]
-
-    def shown(self, key: str) -> Any:
-        """The value for a reply, a large one as JSON; null when there is none."""
-        return self._values.get(key)
+        """A large value as the JSON that it is kept as."""
+        return self._values.get(key, default)
 
     def __setitem__(self, key: str, value: Any) -> None:
         """`value` is decoded JSON, or `Raw` that can be decoded."""
@@ -65,13 +52,11 @@ class Values:
                 "remove or shorten other keys"
             )
         self._values[key] = Raw(encoded) if len(encoded) > LARGE_BYTES else value
-        self._decoded = _NOTHING
         self._sizes[key] = size
         self._total = total
 
     def __delitem__(self, key: str) -> None:
         del self._values[key]
-        self._decoded = _NOTHING
         self._total -= self._sizes.pop(key)
 
     def snapshot(self) -> dict[str, Any]:
@@ -79,12 +64,39 @@ class Values:
         return dict(self._values)
 
 
+class Opened:
+    """The state as the policies of one plan see it: every value decoded, a large one once while it stands there."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        self._known: dict[str, tuple[Raw, Any]] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        value = self._values.get(key, default)
+        if value.__class__ is not Raw:
+            return value
+        known = self._known.get(key)
+        if known is None or known[0] is not value:
+            known = self._known[key] = (value, opened(value))
+        return known[1]
+
+    def large(self, keys: Iterable[str]) -> dict[str, Raw]:
+        """What is large under these keys."""
+        held = ((key, self._values.get(key)) for key in keys)
+        return {key: value for key, value in held if isinstance(value, Raw)}
+
+    def open(self, large: dict[str, Raw]) -> None:
+        """Decodes it. For a thread: who finds another value there meanwhile decodes that."""
+        for key, value in large.items():
+            self._known[key] = (value, opened(value))
+
+
 def decoded(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """A snapshot in which every value is decoded: for a thread, others go on meanwhile."""
-    return {
-        key: at_once(decoded_in_steps(bytes(value), sys.maxsize)) if value.__class__ is Raw else value
-        for key, value in snapshot.items()
-    }
+    """A snapshot in which every value is decoded: for a thread."""
+    return {key: opened(value) for key, value in snapshot.items()}
 
 
 def large_bytes(snapshot: dict[str, Any]) -> int:

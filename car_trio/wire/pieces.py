@@ -359,6 +359,11 @@ def joined_in_steps(parts: Iterable[bytes]) -> Generator[None, None, bytes]:
     return b"".join(made)
 
 
+def opened(value: Any) -> Any:
+    """A value that is kept as JSON where it is large, decoded. In a thread others go on meanwhile."""
+    return at_once(decoded_in_steps(bytes(value), sys.maxsize)) if value.__class__ is msgspec.Raw else value
+
+
 def at_once(steps: Generator[None, None, T]) -> T:
     """What the steps return. Between two of them other threads may have the interpreter."""
     try:

@@ -413,3 +413,34 @@ async def test_a_large_state_that_is_sent_along_is_worked_on_in_a_thread(
         for value in (LARGE, 1):
             await peer.call(method, {"proposal": {"actions": []}, "initial_state": {"k": value}})
     assert threads == [True, False]
+
+
+async def test_policies_look_at_large_values_that_were_decoded_before_the_plan_began(
+    tmp_path, autojump_clock, all_is_large, monkeypatch
+):
+    opened, asked = [], []
+
+    def open_ahead(self, large):
+        assert not asked
+        opened.extend(large)
+        return real(self, large)
+
+    def get(self, key, default=None, /):
+        asked.append(key)
+        return seen(self, key, default)
+
+    real, seen = values.Opened.open, values.Opened.get
+    monkeypatch.setattr(values.Opened, "open", open_ahead)
+    monkeypatch.setattr(values.Opened, "get", get)
+    async with open_house(tmp_path) as house:
+        peer = await with_tools(house)
+        await peer.call("state.set", {"key": "k", "value": LARGE[:2]})
+        rule = {"rule": "require_state", "key": "k"}
+        await peer.call("policy.register", {**rule, "name": "right", "value": LARGE[:2]})
+        [row] = await rows(peer, call())
+        assert row["status"] == "succeeded"
+        await peer.call("policy.register", {**rule, "name": "wrong", "value": LARGE[:1]})
+        asked.clear()
+        [row] = await rows(peer, call())
+    assert (row["status"], opened) == ("rejected", ["k", "k"])
+    assert row["error"] == "policy 'wrong': state 'k' does not have the required value"

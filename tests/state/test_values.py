@@ -6,7 +6,7 @@ import pytest
 from msgspec import Raw
 
 from car_trio.state import values
-from car_trio.state.values import Tenants, Values, decoded, large_bytes
+from car_trio.state.values import Opened, Tenants, Values, decoded, large_bytes
 from car_trio.wire.errors import Refusal
 
 
@@ -54,10 +54,12 @@ def test_a_large_value_is_kept_as_json_and_decoded_for_whoever_looks_into_it(lar
     store["k"] = Raw(b'{"a": 1.50}')
     store["other"] = [1, 2, 3]
     store["small"] = 7
-    assert bytes(store.shown("k")) == b'{"a": 1.50}'
-    assert (store.shown("small"), store.shown("nothing")) == (7, None)
+    assert bytes(store.get("k")) == b'{"a": 1.50}'
+    assert (store.get("small"), store.get("nothing")) == (7, None)
     assert bytes(store.snapshot()["other"]) == b"[1,2,3]"
-    assert (store.get("k"), store.get("other"), store.get("small")) == ({"a": 1.5}, [1, 2, 3], 7)
+    seen = Opened(store)
+    assert (seen.get("k"), seen.get("other"), seen.get("small")) == ({"a": 1.5}, [1, 2, 3], 7)
+    assert "k" in seen
     assert decoded(store.snapshot()) == {"k": {"a": 1.5}, "other": [1, 2, 3], "small": 7}
     assert large_bytes(store.snapshot()) == len(b'{"a": 1.50}[1,2,3]')
 
@@ -65,11 +67,25 @@ def test_a_large_value_is_kept_as_json_and_decoded_for_whoever_looks_into_it(lar
 def test_a_large_value_is_decoded_once_until_it_changes(large):
     store = Values()
     store["k"] = [1, 2, 3]
-    assert store.get("k") is store.get("k")
+    store["small"] = 7
+    seen = Opened(store)
+    assert seen.get("k") is seen.get("k")
     store["k"] = [4, 5, 6]
-    assert store.get("k") == [4, 5, 6]
+    assert seen.get("k") == [4, 5, 6]
     del store["k"]
-    assert store.get("k") is None
+    assert seen.get("k") is None
+
+
+def test_large_values_can_be_decoded_before_they_are_asked_for(large, monkeypatch):
+    store = Values()
+    store["k"] = [1, 2, 3]
+    store["small"] = 7
+    seen = Opened(store)
+    ahead = seen.large(["k", "small", "nothing"])
+    assert list(ahead) == ["k"]
+    seen.open(ahead)
+    monkeypatch.delattr(values, "opened")
+    assert seen.get("k") == [1, 2, 3]
 
 
 def test_large_values_count_towards_the_limit(monkeypatch, large):
