@@ -1,8 +1,9 @@
 """fault: a disk that fails at its n-th operation, and a real one that is full. The caller is told, nothing acknowledged
 is lost, the store heals.
 
-Below that, `fault_calls` makes system calls of an ordinary daemon fail, `fault_refusals` all of one kind for a while,
-and `fault_starts` those of a start.
+Syncs of several files by the kernel's queue are one operation, of which a part can fail: `fault_queue`. Below that,
+`fault_calls` makes system calls of an ordinary daemon fail, `fault_refusals` all of one kind for a while, and
+`fault_starts` those of a start.
 
 A daemon process does a fixed piece of work; the n-th operation of that work fails with each of the errors, once or
 three times in a row, n = 1, 2, … past the end of the work. Then, where mounting is possible, a daemon lives on a
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.process.daemon_process import DaemonProcess, complete, record, start_run, until
+from tests.process.daemon_process import DaemonProcess, complete, record, start_run, turn, until
 from tests.second_client import Refused, SecondClient
 from torture.orders import Orders, Verdict
 from torture.power_judge import reading
@@ -30,6 +31,8 @@ from torture.power_judge import reading
 ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "EINTR", "SHORT"]
 SYSTEM_CALLS = 400
 """Cases of failing system calls, at most. Each part of the campaign has a third of its time."""
+TOGETHER = 4
+"""Runs of which some are synced together for sure."""
 LAST = 24
 """More operations than the work has."""
 DEGRADED = -32011
@@ -41,12 +44,14 @@ NO_RESERVE = {"CAR_TRIO_RUNS_KEEP_FREE_BYTES": "0"}
 def campaign(orders: Orders) -> Verdict:
     # They judge by what is in here.
     from torture.fault_calls import system_calls
+    from torture.fault_queue import failing_queue
     from torture.fault_refusals import refusals
     from torture.fault_starts import starts
 
     verdict = Verdict()
     full_disk(orders, verdict)
     refusals(orders, verdict)
+    failing_queue(orders, verdict)
     starts(replace(orders, minutes=orders.minutes / 3), verdict)
     most = SYSTEM_CALLS if orders.rounds is None else orders.rounds
     system_calls(replace(orders, minutes=orders.minutes * 2 / 3), verdict, most)
@@ -82,12 +87,29 @@ class Work:
 
     def turns_of(self, client: SecondClient, verdict: Verdict, run: str, number: int) -> None:
         self.turns[run] = []
-        for turn in range(3):
-            step = number * 10 + turn
+        for step in range(number * 10, number * 10 + 3):
             told = self.told(verdict, partial(record, client, run, step), run)
             if told is not None:
                 verdict.expect(told["ok"], f"a batch was dropped: {told}")
                 self.turns[run].append(step)
+
+    def together(self, client: SecondClient, verdict: Verdict) -> None:
+        """Turns of several runs at once, which are synced together; then all the ends."""
+        begun = [self.told(verdict, lambda: start_run(client)) for _ in range(TOGETHER)]
+        runs: list[str] = [run for run in begun if run is not None]
+        self.turns.update({run: [] for run in runs})
+        for step in range(40, 43):
+            asked = {
+                run: client.ask("runs.record_turns", {"run_id": run, "turns": [turn(step)]}) for run in runs
+            }
+            for run, request in asked.items():
+                if self.told(verdict, partial(client.reply, request), run) is not None:
+                    self.turns[run].append(step)
+        outcome = {"outcome": {"status": "success"}}
+        ends = {run: client.ask("runs.complete", {"run_id": run, **outcome}) for run in runs}
+        for run, request in ends.items():
+            if self.told(verdict, partial(client.reply, request), run) is not None:
+                self.ended.add(run)
 
     def told(self, verdict: Verdict, call: Callable[[], Any], run: str = "") -> Any:
         """What a call returned; `None` when it was refused, which must be for the store's reason."""
@@ -110,17 +132,28 @@ def failing_disk(
 ) -> None:
     """`defect`: one of `torture.planted`."""
     case = f"{error} ×{count} at {first}"
+    with_failing_disk(verdict, home, case, (error, str(first), str(count)), Work.do, defect)
+
+
+def with_failing_disk(
+    verdict: Verdict,
+    home: Path,
+    case: str,
+    failing: tuple[str, str, str],
+    play: Callable[[Work, SecondClient, Verdict], None],
+    defect: str | None = None,
+) -> None:
     daemon = DaemonProcess(
         home,
         environment=NO_RESERVE | ({"DEFECT": defect} if defect else {}),
-        module=("torture.failing", error, str(first), str(count)),
+        module=("torture.failing", *failing),
     )
     try:
         daemon.start()
         (home / "go").touch()
         work = Work()
         with daemon.client("agent") as client:
-            work.do(client, verdict)
+            play(work, client, verdict)
         verdict.counts["faults"] += 1
         verdict.counts["refusals"] += work.refused
         until(lambda: healthy(daemon), f"{case}: the store heals")

@@ -4,7 +4,8 @@ The daemon is an ordinary one, reached over its socket; strace is attached while
 so the path of its file is known; others begin under the faults: of the same agent, of one that is new (a directory is
 made), and one in whose place the leftovers of an interrupted removal lie (they are renamed). An ended one is removed.
 Calls that other parts of a process make too (`write` to sockets, `openat` of modules) are made to fail only on that
-file and in its directory. SQLite's syncs fail as well. strace counts the calls of each thread by itself.
+file and in its directory. SQLite's syncs fail as well. Several runs get turns at once, which the kernel's queue syncs:
+it does not take them, or does not tell at once. strace counts the calls of each thread by itself.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ CALLS = {
     "?rename,?renameat,?renameat2": ("EIO", "ENOSPC"),
     "?unlink,?unlinkat": ("EIO", "EROFS"),
     "?mkdir,?mkdirat": ("ENOSPC", "EDQUOT"),
+    "io_submit": ("EAGAIN", "EINVAL"),
+    "io_getevents": ("EINTR",),
 }
 """A question mark: where the machine has that call."""
-ANYWHERE = ("fdatasync", "?mkdir,?mkdirat")
+ANYWHERE = ("fdatasync", "?mkdir,?mkdirat", "io_submit", "io_getevents")
 IN_A_ROW = (1, 3)
 MOST = 12
 """More calls of a kind than the work makes."""
@@ -92,6 +95,7 @@ def one_case(verdict: Verdict, daemon: DaemonProcess, case: Case) -> None:
         with injected(daemon, case, run) as trace:
             work.turns_of(client, verdict, run, 0)
             work.do(client, verdict, runs=1)
+            work.together(client, verdict)
             names.play(verdict, work, daemon, client, host)
         struck = trace.read_text().count("(INJECTED)")
         verdict.counts["system calls that failed"] += struck

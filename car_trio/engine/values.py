@@ -14,6 +14,8 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
+from car_trio.wire.pieces import encoded_parts
+
 MAX_DEPTH: Final = 128
 """serde_json's own limit: a document nested deeper than this is refused by every reader of the protocol."""
 
@@ -24,6 +26,7 @@ UNSAFE_INTEGER: Final = (
 )
 
 _compact = msgspec.json.Encoder(order="sorted")
+_AT_ONCE: Final = 1024
 _SCALARS: Final = (str, bool, int, type(None))
 _ALWAYS_SIMPLE: Final = frozenset((str, bool, type(None)))
 _BEYOND_SURROGATES: Final = re.compile("[\ue000-\U0010ffff]")
@@ -69,7 +72,7 @@ def identity(value: Any) -> bytes:
 
 def text(value: Any) -> str:
     """What `contains` looks at: a string itself, anything else as compact JSON."""
-    return value if isinstance(value, str) else compact(value)
+    return value if isinstance(value, str) else b"".join(encoded_parts(value, in_order=True)).decode()
 
 
 def debug(value: Any) -> str:
@@ -160,7 +163,9 @@ def _canonical(value: Any) -> str:
             names = sorted(value, key=lambda name: name.encode("utf-16-be"))
             return "{" + ",".join(f"{compact(name)}:{_canonical(value[name])}" for name in names) + "}"
         case _ if is_list(value):
-            return "[" + ",".join(map(_canonical, value)) + "]"
+            # In parts: a million strings, each alone, take long to be let go of at once, even in a thread.
+            parts = (value[at : at + _AT_ONCE] for at in range(0, len(value), _AT_ONCE))
+            return "[" + ",".join(",".join(map(_canonical, part)) for part in parts) + "]"
         case float():
             return _ecmascript(value)
         case int() if not -SAFE_INTEGER <= value <= SAFE_INTEGER:

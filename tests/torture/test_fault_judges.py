@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 
 from tests.process import daemon_process
 from tests.process.daemon_process import DaemonProcess, until
-from torture import clock, fault, fault_starts, twins
+from torture import clock, fault, fault_queue, fault_starts, twins
 from torture.fault_calls import Case
 from torture.fault_refusals import ALWAYS, while_degraded
 from torture.orders import Verdict
 
 needs_strace = pytest.mark.skipif(which("strace") is None, reason="needs strace")
+needs_queue = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' queue for syncs")
 needs_faketime = pytest.mark.skipif(not clock.LIBRARY, reason="needs libfaketime")
 
 
@@ -45,6 +47,17 @@ def test_a_store_that_takes_a_failure_wrongly_is_found_out(
         if verdict.findings:
             break
     assert any(words in finding for finding in verdict.findings), verdict.findings
+
+
+@needs_queue
+@pytest.mark.usefixtures("little_patience")
+@pytest.mark.parametrize("which", fault_queue.WHICH)
+def test_a_store_that_takes_a_failure_of_the_queue_for_a_success_is_found_out(
+    which: str, tmp_path: Path
+) -> None:
+    verdict = Verdict()
+    fault_queue.one_queue(verdict, tmp_path / "home", f"EIO:{which}", 1, 1, "deaf to syncs")
+    assert any("acknowledged [40, 41, 42], held" in finding for finding in verdict.findings), verdict.findings
 
 
 @needs_strace
