@@ -94,7 +94,7 @@ class Writer:
 
     def batches(self, client: SecondClient, run: str) -> None:
         """One or a few requests on their way at once."""
-        asked = []
+        asked: list[tuple[list[int], Any]] = []
         for _ in range(self._dice.choice([1, 1, 3])):
             numbers = self.numbers()
             filler = "x" * self._dice.choice(FILLERS)
@@ -109,7 +109,7 @@ class Writer:
     def submit(self, client: SecondClient, run: str) -> None:
         """A proposal of two actions, recorded by the daemon."""
         numbers, self._next = [self._next, self._next + 1], self._next + 2
-        actions = [
+        actions: list[dict[str, Any]] = [
             {
                 "id": f"a{each}", "type": "tool_call", "tool": "add",
                 "parameters": {"number": each, "prompt": f"{each} "},

@@ -22,7 +22,7 @@ import socket
 import sys
 from typing import Any
 
-from trio._core import _run
+from trio._core import _run  # pyright: ignore[reportPrivateUsage] - holds its chance
 
 from car_trio.__main__ import main
 from car_trio.cli import app, failures, flags, serve
@@ -63,7 +63,7 @@ def answer(door: socket.socket, what: dict[str, int]) -> None:
 
 def live(order: dict[str, Any]) -> None:
     """In the child: from here on it is a daemon."""
-    _run._r.seed()
+    _run._r.seed()  # pyright: ignore[reportPrivateUsage] - there is no other way to it
     if order["doom"]:
         doom(*order["doom"])
     if order["defect"]:

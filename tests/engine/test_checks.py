@@ -51,6 +51,7 @@ def test_the_canonical_form_prints_numbers_as_ecmascript_does(number: float, sho
 def test_the_canonical_form_sorts_keys_by_utf_16() -> None:
     assert canonical({"\ue000": 1, "\U0001f600": 2, "a": "\u00e9"}) == '{"a":"é","😀":2,"\ue000":1}'.encode()
     assert canonical({"b": None, "a": True, "c": "é"}) == '{"a":true,"b":null,"c":"é"}'.encode()
+    assert canonical([1.5] * 3000) == b"[" + b",".join([b"1.5"] * 3000) + b"]", "in parts"
     assert canonical([1.5, {"b": "x", "a": "\x1f\n"}]) == b'[1.5,{"a":"\\u001f\\n","b":"x"}]'
 
 
