@@ -86,6 +86,7 @@ def call(name: str, words: Sequence[str]) -> int:
     module, _, function = COMMANDS[name].place.partition(":")
     try:
         command = getattr(import_module(f"car_trio.cli.{module}"), function)
+        hear_remarks()
         ready = bound(command, words)
         result = command(*ready.given, **ready.named) if ready else parse(name, command, words)
         sys.stdout.flush()
@@ -97,6 +98,14 @@ def call(name: str, words: Sequence[str]) -> int:
             raise
         return code
     return int(result or OK)
+
+
+def hear_remarks() -> None:
+    """What a command's modules log is shown as its remarks; a command that loads no logging has none."""
+    if "logging" in sys.modules:
+        from car_trio.cli.remarks import listen
+
+        listen()
 
 
 def parse(name: str, command: Callable[..., int | None], words: Sequence[str]) -> int | None:

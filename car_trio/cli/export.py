@@ -45,6 +45,8 @@ def export(
     """Write runs as jsonl, json, md, html or otlp-json. Needs no daemon."""
     from car_trio.cli.otlp import otlp_json
 
+    if not runs:
+        raise FailedError("runs export needs at least one RUN; car-trio runs ls lists what there is", USAGE)
     files = Files(home)
     rows = [files.row(name) for name in runs]
     writers: dict[str, Callable[[Files, Rows], Iterator[bytes]]] = {

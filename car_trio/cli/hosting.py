@@ -127,3 +127,5 @@ def show(row: ApprovalRow) -> None:
         text = msgspec.json.format(msgspec.json.encode(details), indent=2).decode()
         print("\n".join(f"    {line}" for line in escaped(text).split("\n")))
     print(f"    options: {one_line(', '.join(row.options))}")
+    if isinstance(row.undecidable, str):
+        print(styled(f"    cannot be decided: {one_line(row.undecidable)}", "yellow"))

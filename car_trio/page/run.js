@@ -197,6 +197,7 @@ export class RunView {
       el("time", { datetime: begun, title: begun }, clock(begun)),
       el("span", {}, lasting(seconds)),
       el("code", { class: "wide" }, line(trace.runId, 128)));
+    this.follower.hidden = !trace.isLive; // what has ended stays where it is
     if (trace.torn) this.facts.append(el("span", { class: "badge warn" }, `${trace.torn} bytes torn off its end`));
   }
 

@@ -4,6 +4,10 @@ A row is owned by the connection that asked, or by nobody: then a host decides i
 methods waits for that. A row ends once, by the first answer, at its deadline, or with the connection that it is
 about; `_end` is the only place where that happens. What has ended is written down and kept for a day.
 
+A person's word about an owned row goes to its owner as an event. A connection that speaks for an agent follows none and
+may resolve nothing, so what it owns can only expire, and says so; what it asks in nobody's name is decided by a host,
+and it sees in the list what became of it.
+
 The full details are kept while a row is pending. Afterwards, and in events, only small ones are: a digest says what
 the others were. `details_sha256` is over the bytes as they came, and the gate runs exactly those bytes.
 """
@@ -17,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 from msgspec.structs import asdict, replace
 
 from car_trio.state.agents import Agents
@@ -48,6 +52,12 @@ KEPT_DETAILS_BYTES = 4096
 LISTED_DETAILS_BYTES = 16 * 1024 * 1024
 """How much of pending details one list shows, newest first; older ones follow when those are decided."""
 KEPT_SECONDS = 24 * 3600.0
+UNHEARD = (
+    "the agent that asked cannot hear of a decision, so it can only expire; what an agent asks with system_level true "
+    "is decided by a person"
+)
+NO_LISTENER = "the program that asked has to follow them with host.subscribe to hear of a decision"
+"""Why a person's word about an owned row has nowhere to go, and what its program has to do."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +95,8 @@ class Approvals:
         self._ended: deque[tuple[float, ApprovalLine]] = deque()
         """With the time of the clock until which each is shown: a jump of the wall clock forgets nothing."""
         self._rows: dict[str, ApprovalRow] = {}
+        self._askers: dict[str, str] = {}
+        """Of the rows of this start, which connection asked: an agent sees what it asked, whoever decides it."""
 
     # Asking
 
@@ -160,9 +172,11 @@ class Approvals:
             resolved_at=None,
             resolution=None,
             details_sha256=digest(bytes(details)),
+            undecidable=UNHEARD if client_id is not None and session.is_agent else UNSET,
         )
         self._pending[row.id] = Approval(row, session.id, deadline, ended)
         self._rows[row.id] = row
+        self._askers[row.id] = session.id
         if deadline < math.inf:
             self._due(deadline)
         self._agents.waits(agent_id)
@@ -230,8 +244,10 @@ class Approvals:
 
     def _ask_owner(self, session: Session, row: ApprovalRow, owner: str, resolution: str) -> ApprovalRow:
         if not self._events.is_watched_by(owner):
+            why = NO_LISTENER if row.undecidable is UNSET else row.undecidable
             raise Refusal(
-                f"approval '{row.id}' is owned by session '{owner}' which is not currently connected"
+                f"approval '{row.id}' is owned by session '{owner}' which is not currently connected to the host "
+                f"events, so nothing was decided: {why}"
             )
         request = ResolveRequest(row.id, resolution, session.id, owner)
         self._events.publish(
@@ -271,10 +287,13 @@ class Approvals:
         resolution: str | None = None,
         resolved_by: str | None = None,
     ) -> Ticket:
-        ended = replace(approval.row, status=status, resolution=resolution, resolved_at=self._now())
+        ended = replace(
+            approval.row, status=status, resolution=resolution, resolved_at=self._now(), undecidable=UNSET
+        )
         kept = lean(ended)
         line = ApprovalLine(
-            **{k: v for k, v in asdict(kept).items() if k != "details"}, resolved_by=resolved_by
+            **{k: v for k, v in asdict(kept).items() if k not in {"details", "undecidable"}},
+            resolved_by=resolved_by,
         )
         del self._pending[ended.id]
         self._rows[ended.id] = kept
@@ -289,7 +308,9 @@ class Approvals:
     def _forget_old(self) -> None:
         now = self._clock()
         while self._ended and (len(self._ended) > MAX_ENDED or self._ended[0][0] < now):
-            del self._rows[self._ended.popleft()[1].id]
+            forgotten = self._ended.popleft()[1].id
+            del self._rows[forgotten]
+            self._askers.pop(forgotten, None)  # of an earlier start none is known
 
     def restore(self, lines: Iterable[ApprovalLine]) -> None:
         """What ended before this start, oldest first. Of the details only the digests were written."""
@@ -303,13 +324,13 @@ class Approvals:
     # Seeing
 
     def listed(self, session: Session) -> list[ApprovalRow]:
-        """The rows, newest first; a connection that speaks for an agent sees those that it owns."""
+        """The rows, newest first; a connection that speaks for an agent sees those that it asked for."""
         self._forget_old()
         room = LISTED_DETAILS_BYTES
         rows: list[ApprovalRow] = []
         newest_first = list(self._rows.values())[::-1]
         for row in sorted(newest_first, key=lambda row: row.created_at, reverse=True):
-            if session.is_agent and row.client_id != session.id:
+            if session.is_agent and self._askers.get(row.id) != session.id:
                 continue
             shown = self._seen(session, row)
             room -= len(bytes(shown.details))
