@@ -6,7 +6,7 @@ about; `_end` is the only place where that happens. What has ended is written do
 
 A person's word about an owned row goes to its owner as an event. A connection that speaks for an agent follows none and
 may resolve nothing, so what it owns can only expire, and says so; what it asks in nobody's name is decided by a host,
-and it sees in the list what became of it.
+and it sees in the list what became of it, also on a new connection.
 
 The full details are kept while a row is pending. Afterwards, and in events, only small ones are: a digest says what
 the others were. `details_sha256` is over the bytes as they came, and the gate runs exactly those bytes.
@@ -95,8 +95,6 @@ class Approvals:
         self._ended: deque[tuple[float, ApprovalLine]] = deque()
         """With the time of the clock until which each is shown: a jump of the wall clock forgets nothing."""
         self._rows: dict[str, ApprovalRow] = {}
-        self._askers: dict[str, str] = {}
-        """Of the rows of this start, which connection asked: an agent sees what it asked, whoever decides it."""
 
     # Asking
 
@@ -176,7 +174,6 @@ class Approvals:
         )
         self._pending[row.id] = Approval(row, session.id, deadline, ended)
         self._rows[row.id] = row
-        self._askers[row.id] = session.id
         if deadline < math.inf:
             self._due(deadline)
         self._agents.waits(agent_id)
@@ -308,9 +305,7 @@ class Approvals:
     def _forget_old(self) -> None:
         now = self._clock()
         while self._ended and (len(self._ended) > MAX_ENDED or self._ended[0][0] < now):
-            forgotten = self._ended.popleft()[1].id
-            del self._rows[forgotten]
-            self._askers.pop(forgotten, None)  # of an earlier start none is known
+            del self._rows[self._ended.popleft()[1].id]
 
     def restore(self, lines: Iterable[ApprovalLine]) -> None:
         """What ended before this start, oldest first. Of the details only the digests were written."""
@@ -324,18 +319,24 @@ class Approvals:
     # Seeing
 
     def listed(self, session: Session) -> list[ApprovalRow]:
-        """The rows, newest first; a connection that speaks for an agent sees those that it asked for."""
+        """The rows, newest first; a connection that speaks for an agent sees those that it owns, and of those that
+        nobody owns the ones about its agents."""
         self._forget_old()
         room = LISTED_DETAILS_BYTES
         rows: list[ApprovalRow] = []
         newest_first = list(self._rows.values())[::-1]
         for row in sorted(newest_first, key=lambda row: row.created_at, reverse=True):
-            if session.is_agent and self._askers.get(row.id) != session.id:
+            if session.is_agent and not self._is_of(session, row):
                 continue
             shown = self._seen(session, row)
             room -= len(bytes(shown.details))
             rows.append(shown if room >= 0 else lean(shown))
         return rows
+
+    def _is_of(self, session: Session, row: ApprovalRow) -> bool:
+        if row.client_id is not None:
+            return row.client_id == session.id
+        return self._agents.speaks_for(session, row.agent_id)
 
     def _seen(self, session: Session, row: ApprovalRow) -> ApprovalRow:
         return row if sees_details(session, row.client_id) else replace(row, details=NULL)
