@@ -17,7 +17,7 @@ import msgspec
 from car_trio.cli.app import NO, OK
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import folded, say_json, styled, width
+from car_trio.cli.screen import counted, folded, say_json, styled, width
 from car_trio.cli.timeline import decoded
 from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, Turn
@@ -129,4 +129,4 @@ def shown(found: Compared, rows: tuple[CatalogRow, CatalogRow]) -> Iterator[str]
         yield styled(f"{mark} turn {where:>9}  {folded(difference.label, 60)}{what}{note}", tone)
     if len(found.differences) > SHOWN:
         yield f"  and {len(found.differences) - SHOWN} more; --json lists all"
-    yield f"{found.same} turns the same, {len(found.differences)} different"
+    yield f"{counted(found.same, 'turn')} the same, {len(found.differences)} different"

@@ -12,7 +12,7 @@ from car_trio.cli.app import NO, OK
 from car_trio.cli.calling import talk
 from car_trio.cli.failures import FailedError, no_such
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import ago, folded, say_json, styled
+from car_trio.cli.screen import ago, counted, folded, say_json, styled
 from car_trio.client import Car, Disconnected
 from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent, HostEvent, HostSnapshot
 from car_trio.wire.text import escaped, one_line
@@ -28,7 +28,8 @@ def agents(*, home: Home = None, json: Json = False) -> int:
         owner = "" if agent.session_id else styled("  not connected", "dim")
         task = one_line(agent.current_task or "")
         print(f"{folded(agent.id, 24):24}  {folded(agent.name, 24):24}  {agent.status:20}  {task}{owner}")
-    print(f"{len(found)} agents")
+    none = "no agents: none has registered; car-trio runs ls shows whose runs there are"
+    print(counted(len(found), "agent") if found else none)
     return OK
 
 
@@ -45,7 +46,7 @@ def approvals(
         return OK
     for row in rows:
         show(row)
-    print(f"{len(rows)} approvals")
+    print(counted(len(rows), "approval"))
     return OK
 
 

@@ -55,6 +55,11 @@ def toned(word: str, wide: int = 0) -> str:
     return styled(f"{one_line(word):{wide}}", TONES.get(word))
 
 
+def counted(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def folded(text: str, room: int) -> str:
     """Foreign text on one line; in a terminal cut to so many characters."""
     # Cut before escaping: a payload of a megabyte is not walked through for the sake of 80 characters.

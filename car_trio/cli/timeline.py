@@ -9,6 +9,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from car_trio.cli.screen import (
     ago,
+    counted,
     folded,
     human_size,
     is_terminal,
@@ -47,7 +48,7 @@ def heading(row: CatalogRow) -> Iterator[str]:
     began = folded(row.started_at, 40) + (f" ({ago(row.started_at)})" if is_terminal() else "")
     yield (
         f"{styled('status', 'dim')}  {toned(row.status)}{end}, began {began}, took {took}, "
-        f"{row.turn_count} turns, {human_size(row.bytes)}"
+        f"{counted(row.turn_count, 'turn')}, {human_size(row.bytes)}"
     )
     yield ""
 

@@ -418,7 +418,7 @@ def test_the_same_work_is_the_same_however_its_json_was_written(shell: Shell, ho
     write(home, B, [started(B), other, ended(B)])
     ran = shell("runs", "diff", "run-a", "run-b")
     assert ran.code == 0
-    assert ran.out.splitlines()[-1] == "1 turns the same, 0 different"
+    assert ran.out.splitlines()[-1] == "1 turn the same, 0 different"
 
 
 def test_the_first_divergence_is_named_and_the_rest_is_aligned_behind_it(shell: Shell, home: Path) -> None:
