@@ -11,7 +11,7 @@ from car_trio.cli.app import OK, UNREACHABLE, USAGE
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Home, Json
 from car_trio.cli.screen import counted, human_size, lasting, moment, say_json, styled
-from car_trio.config import Config, ConfigError, environment, load_or_defaults, read_regular
+from car_trio.config import Runs, environment, load_or_defaults, read_regular
 from car_trio.store.lock import holder
 from car_trio.store.retention import expired
 from car_trio.store.survey import survey
@@ -69,18 +69,33 @@ def status(*, home: Home = None, json: Json = False) -> int:
 def gather(home: str | None) -> tuple[Status, int]:
     """What the files and the daemon say, and the exit code of that."""
     files = Files(home)
-    found = look(files, *load_or_defaults({"home": home}, environment()))
-    if found.running:
-        from car_trio.cli.calling import ask
-        from car_trio.client import CarError
-
-        try:
-            found.health = ask(home, "server.health")
-        except CarError as error:
-            found.unreachable = str(error)
-    if found.unusable is not None:
+    config, unusable = load_or_defaults({"home": home}, environment())
+    busy = holder(files.layout)
+    health, unreachable = (None, None) if busy is None else answer(home)
+    found = look(files, kept(config.runs, health or {}))
+    found.running, found.holder = busy is not None, None if busy is None else busy.pid
+    found.health, found.unreachable = health, unreachable
+    if unusable is not None:
+        found.unusable = str(unusable)
         return found, USAGE
-    return found, OK if found.health is not None else UNREACHABLE
+    return found, OK if health is not None else UNREACHABLE
+
+
+def answer(home: str | None) -> tuple[dict[str, Any] | None, str | None]:
+    """What the daemon says of itself, or why it says nothing."""
+    from car_trio.cli.calling import ask
+    from car_trio.client import CarError
+
+    try:
+        return ask(home, "server.health"), None
+    except CarError as error:
+        return None, str(error)
+
+
+def kept(ours: Runs, health: dict[str, Any]) -> Runs:
+    """The limits that hold: a daemon's own, which its flags and its shell chose; else what it would be started with."""
+    own = {"durability": health["durability"], **health.get("kept", {})} if health else {}
+    return msgspec.convert(msgspec.structs.asdict(ours) | own, Runs)
 
 
 def document(found: Status) -> dict[str, Any]:
@@ -89,16 +104,14 @@ def document(found: Status) -> dict[str, Any]:
     return fields
 
 
-def look(files: Files, config: Config, unusable: ConfigError | None) -> Status:
+def look(files: Files, limits: Runs) -> Status:
     """All that the files say."""
-    busy = holder(files.layout)
     sizes = [found.bytes for found in survey(files.disk, files.layout)]
     open_runs = sum(1 for _ in files.search(SearchRuns(status="in_progress", limit=500)))
-    limits = config.runs
-    going = next_to_go(files, config, datetime.now(UTC))
+    going = next_to_go(files, limits, datetime.now(UTC))
     return Status(
         home=str(files.root),
-        running=busy is not None,
+        running=False,
         daemon=daemon_file(files),
         health=None,
         unreachable=None,
@@ -113,8 +126,8 @@ def look(files: Files, config: Config, unusable: ConfigError | None) -> Status:
         next_to_go=None if going is None else going.run_id,
         next_to_go_at=None if going is None else going.at,
         due=0 if going is None else going.due,
-        holder=None if busy is None else busy.pid,
-        unusable=None if unusable is None else str(unusable),
+        holder=None,
+        unusable=None,
     )
 
 
@@ -126,15 +139,17 @@ class Going(NamedTuple):
     due: int
 
 
-def next_to_go(files: Files, config: Config, now: datetime) -> Going | None:
+def next_to_go(files: Files, limits: Runs, now: datetime) -> Going | None:
     """By the rules of the sweep, the stricter limit wins; what is due goes at the next one, within the hour."""
-    limits = config.runs
-    ended = [row for row in files.search(SearchRuns(limit=500)) if row.ended_at is not None]
-    due = expired(ended, now, limits.max_per_agent, limits.max_age_days)
+    candidates = files.index.retention_candidates(now, limits.max_per_agent, limits.max_age_days)
+    due = expired(candidates, now, limits.max_per_agent, limits.max_age_days)
     if due:
         return Going(due[0].row.run_id, rfc3339(now), len(due))
+    if limits.max_age_days <= 0:
+        return None
+    ended = (row for row in files.search(SearchRuns(limit=500)) if row.ended_at is not None)
     oldest = min(ended, key=lambda row: row.ended_at or "", default=None)
-    if oldest is None or limits.max_age_days <= 0:
+    if oldest is None:
         return None
     return Going(oldest.run_id, _expiry(oldest.ended_at, limits.max_age_days), 0)
 
@@ -189,7 +204,8 @@ def show(found: Status) -> None:
     elif found.next_to_go_at is not None:
         line("next to go", f"{found.next_to_go} at {found.next_to_go_at}")
     if found.unusable is not None:
-        line("config", f"{found.unusable}; the limits above are the defaults", "red")
+        note = "the limits above are the defaults" if health is None else "the daemon would not start again"
+        line("config", f"{found.unusable}; {note}", "red")
 
 
 def line(name: str, text: str, style: str | None = None) -> None:

@@ -51,6 +51,7 @@ from car_trio.store.layout import encode_name
 from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
 from car_trio.wire.runs import now
+from car_trio.wire.session import Kept
 
 LAST_FRAMES_SECONDS = 1.0
 LAST_SYNC_SECONDS = 2.0
@@ -254,6 +255,7 @@ def build(
     )
     return Daemon(
         durability=config.runs.durability,
+        kept=Kept(config.runs.max_per_agent, config.runs.max_age_days, config.runs.keep_free_bytes),
         tool_timeout_seconds=config.server.tool_timeout_seconds,
         version=car_trio.__version__,
         runs=runs,

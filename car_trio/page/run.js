@@ -60,7 +60,8 @@ export class RunView {
     this.#surveyed = false;
     this.#trace = new Trace(this.page.link, runId, (first, last) => this.#changed(first, last));
     this.page.link.on("runs.trace.event", (params) => this.#trace?.event(params));
-    this.rows.follows = false;
+    this.follow(false);
+    this.follower.hidden = true; // until it is known that the run goes on
     this.rows.length = 0;
     this.rows.reset();
     this.title.replaceChildren("…");

@@ -179,6 +179,27 @@ def test_status_counts_who_is_there_and_what_is_open(daemon: DaemonProcess) -> N
         assert "1 connection, 1 open run" in ran(daemon.home, "status")[1]
 
 
+def test_status_shows_the_limits_that_the_daemon_was_started_with(
+    make_daemon: Callable[..., DaemonProcess],
+) -> None:
+    limits = {"CAR_TRIO_RUNS_MAX_PER_AGENT": "2", "CAR_TRIO_RUNS_DURABILITY": "os"}
+    daemon = make_daemon(environment=limits).start()
+    with daemon.client("agent") as client:
+        runs = [start_run(client) for _ in range(3)]
+        for run_id in runs:
+            complete(client, run_id)
+    found = json.loads(ran(daemon.home, "status", "--json")[1])
+    assert (found["max_per_agent"], found["durability"], found["due"]) == (2, "os", 1)
+    assert found["next_to_go"] == runs[0]
+    (daemon.home / "config.toml").write_text("[server]\nport = 'many'\n")
+    code, out, _ = ran(daemon.home, "status")
+    assert (code, "the daemon would not start again" in out, "2 per agent" in out) == (2, True, True)
+    daemon.stop()
+    (daemon.home / "config.toml").unlink()
+    found = json.loads(ran(daemon.home, "status", "--json")[1])
+    assert (found["max_per_agent"], found["durability"]) == (1000, "always")
+
+
 def test_any_method_can_be_called_and_a_refusal_is_a_no(daemon: DaemonProcess) -> None:
     code, out, _ = ran(daemon.home, "call", "tools.list")
     assert (code, json.loads(out)) == (0, {"tools": [], "count": 0})
