@@ -45,9 +45,12 @@ def test_turns_and_the_end_arrive_without_loading_the_page_again(
 
 def test_only_a_run_that_goes_on_can_be_followed(screen: Screen, daemon: DaemonProcess) -> None:
     with daemon.client("librarian") as agent:
+        follow = screen.page.get_by_role("button", name="Follow")
+        screen.go("#/run/none")
+        screen.shows("There is no such run")
+        expect(follow).to_have_count(0)
         run_id = start_run(agent)
         screen.open_run(run_id)
-        follow = screen.page.get_by_role("button", name="Follow")
         follow.click()
         expect(follow).to_have_attribute("aria-pressed", "true")
         complete(agent, run_id)
