@@ -241,8 +241,7 @@ def build(
     """The owners of state, wired to the journal and to each other. `methods` in the place of the usual table."""
     started = trio.current_time()
     alarm, clients, counters = Alarm(), dict[str, Client](), Counter[str]()
-    host = watched(store, alarm)
-    journal = store.journal
+    host, journal = watched(store, alarm), store.journal
     runs = RunRegistry(
         record=journal.put,
         admit=journal.check,
