@@ -1,7 +1,8 @@
 """The command line: which commands there are, on one page.
 
 A command is a function of a module that is imported when the command is called, and its flags are its parameters
-(`flags.py`). The help of the whole is printed from this table alone, so it is instant.
+(`flags.py`). The help of the whole is printed from this table alone, so it is instant; a command's is made from its
+parameters (`helping.py`).
 
 Exit codes: 0 ok, 1 the answer is no, 2 usage or configuration, 3 the daemon is not reachable, 4 not authorised,
 5 damaged data. What goes wrong becomes one line on standard error and one of them in `failures.py`.
@@ -82,10 +83,14 @@ def call(name: str, words: Sequence[str]) -> int:
     """Runs one command with its own words."""
     from car_trio.cli.failures import explain
     from car_trio.cli.flags import bound
+    from car_trio.cli.helping import asks_for_help, show
 
     module, _, function = COMMANDS[name].place.partition(":")
     try:
         command = getattr(import_module(f"car_trio.cli.{module}"), function)
+        if asks_for_help(words):
+            show(name, command)
+            return OK
         ready = bound(command, words)
         result = command(*ready.given, **ready.named) if ready else parse(name, command, words)
         sys.stdout.flush()
@@ -100,18 +105,12 @@ def call(name: str, words: Sequence[str]) -> int:
 
 
 def parse(name: str, command: Callable[..., int | None], words: Sequence[str]) -> int | None:
-    """Calls a command with words that cyclopts has to look at: to say what is wrong, or to show the help."""
+    """Calls a command with words that cyclopts has to look at, most often to say what is wrong with them."""
     from cyclopts import App
 
     from car_trio.cli.flags import for_cyclopts
 
-    app = App(
-        name=f"car-trio {name}",
-        group_commands="Parameters",
-        help_format="plaintext",
-        help_formatter="plain",
-        version_flags=[],
-    )
+    app = App(name=f"car-trio {name}", help_flags=[], version_flags=[])
     app.default(for_cyclopts(command))
     result: int | None = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     return result
