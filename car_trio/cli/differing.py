@@ -18,6 +18,7 @@ from car_trio.cli.aligning import aligned
 from car_trio.cli.app import NO, OK
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home, Json
+from car_trio.cli.listing import short_ids
 from car_trio.cli.screen import folded, is_terminal, say_json, styled, width
 from car_trio.cli.timeline import decoded
 from car_trio.store.survey import ref_of
@@ -169,8 +170,10 @@ MARKS = {"only_a": ("-", "red"), "only_b": ("+", "green"), "result": ("~", "yell
 
 
 def shown(files: Files, found: Compared, rows: tuple[CatalogRow, CatalogRow]) -> Iterator[str]:
+    length = short_ids([row.run_id for row in rows]) if is_terminal() else None
+    wide = max(len(ended(row)) for row in rows)
     for row, mark in zip(rows, "-+", strict=True):
-        yield folded(f"{mark} {row.run_id}  {ended(row)}  {row.intent}", width())
+        yield folded(f"{mark} {row.run_id[:length]}  {ended(row):{wide}}  {row.intent}", width())
     some = found.differences[:SHOWN]
     ours = read(files, rows[0], {each.turn_a for each in some if each.fields})
     theirs = read(files, rows[1], {each.turn_b for each in some if each.fields})

@@ -104,10 +104,10 @@ def holds(files: Files, row: CatalogRow, text: str) -> bool:
     return False
 
 
-ROOMY = 120
-"""A terminal of so many columns shows whole ids."""
 GAP = 2
-LEAST_INTENT = 16
+ROOMY, LEAST = 30, 16
+"""Columns of a terminal for an intent: with fewer than the first ids are shortened, with fewer than the second columns
+are left out."""
 SPARE = ("TOOK", "TURNS", "BEGAN", "AGENT", "STATUS")
 """What a terminal that is too narrow for all goes without, in this order."""
 Column = tuple[str, list[str]]
@@ -124,9 +124,11 @@ def table(rows: list[CatalogRow]) -> Iterator[str]:
     """A line per run under headings; in a terminal the intent gets what is left of the width."""
     if not rows:
         return
-    shown = fitting(columns_of(rows)) if is_terminal() else columns_of(rows)
+    shown = columns_of(rows, narrow=False)
+    if is_terminal() and left_by(shown) < ROOMY:
+        shown = fitting(columns_of(rows, narrow=True))
     wide = [max(map(columns, (heading, *cells))) for heading, cells in shown]
-    room = width() - sum(wide) - GAP * len(wide)
+    room = left_by(shown)
     gap = " " * GAP
     heads = [padded(heading, w) for (heading, _), w in zip(shown, wide, strict=True)]
     yield styled(gap.join([*heads, "INTENT"]), "bold")
@@ -141,10 +143,9 @@ def table(rows: list[CatalogRow]) -> Iterator[str]:
 TONED = {"STATUS", "OUTCOME"}
 
 
-def columns_of(rows: list[CatalogRow]) -> list[Column]:
-    """All that is known of runs, heading by heading. A terminal with little room gets as much of the ids as tells them
-    apart, and one word for what a run came to: who reported an outcome has completed."""
-    narrow = is_terminal() and width() < ROOMY
+def columns_of(rows: list[CatalogRow], *, narrow: bool) -> list[Column]:
+    """All that is known of runs, heading by heading. Where room is short: as much of the ids as tells them apart, and
+    one word for what a run came to, for who reported an outcome has completed."""
     shortest = short_ids([row.run_id for row in rows]) if narrow else 36
     ends: list[Column] = [
         ("STATUS", [row.status for row in rows]),
@@ -160,12 +161,15 @@ def columns_of(rows: list[CatalogRow]) -> list[Column]:
     ]
 
 
+def left_by(shown: list[Column]) -> int:
+    """How many columns of the terminal these leave for the intent."""
+    return width() - sum(max(map(columns, (heading, *cells))) + GAP for heading, cells in shown)
+
+
 def fitting(shown: list[Column]) -> list[Column]:
     """Without those columns for which there is no room."""
-    spare = iter(SPARE)
-    while sum(max(map(columns, (head, *cells))) + GAP for head, cells in shown) + LEAST_INTENT > width():
-        dropped = next(spare, None)
-        if dropped is None:
+    for spare in SPARE:
+        if left_by(shown) >= LEAST:
             break
-        shown = [column for column in shown if column[0] != dropped]
+        shown = [column for column in shown if column[0] != spare]
     return shown
