@@ -7,7 +7,7 @@ import select
 from pathlib import Path
 from statistics import median
 
-from bench.client import PATIENCE, Client, masked, request, timed
+from bench.client import PATIENCE, Client, masked, processor_seconds, request, timed
 from bench.durable import TURN, start_run
 from bench.figures import Figure
 from bench.processes import Daemon, Server, daemon, running
@@ -21,9 +21,13 @@ EVENT_BYTES = 520
 
 
 class Crowd:
-    """A writer and those who get what it says; `deliver` returns how long until the last has it."""
+    """A writer and those who get what it says; `deliver` returns how long until the last has it, and how much processor
+    time that took the server."""
 
-    def __init__(self, writer: Client, watchers: list[Client], frame: bytes, messages: int) -> None:
+    def __init__(
+        self, server: Server, writer: Client, watchers: list[Client], frame: bytes, messages: int
+    ) -> None:
+        self._server = server
         self._writer = writer
         self._frame = frame
         self._expected = messages * len(watchers)
@@ -32,16 +36,17 @@ class Crowd:
         for descriptor in self._watchers:
             self._poll.register(descriptor, select.EPOLLIN)
 
-    def deliver(self) -> float:
+    def deliver(self) -> tuple[float, float]:
         def once() -> None:
             self._writer.send(self._frame)
             missing = self._expected
             while missing > 0:
                 missing -= sum(self._watchers[found].count() for found, _ in self._poll.poll(PATIENCE))
 
+        processor = processor_seconds(self._server.pid)
         (took,) = timed(once, 1)
         self._writer.count()
-        return took
+        return took, processor_seconds(self._server.pid) - processor
 
 
 def our_crowd(ours: Daemon, writer: Client, watchers: list[Client], messages: int) -> Crowd:
@@ -49,7 +54,7 @@ def our_crowd(ours: Daemon, writer: Client, watchers: list[Client], messages: in
     for watcher in watchers:
         watcher.call("runs.subscribe", {"run_id": run_id})
     frame = request("runs.record_turns", {"run_id": run_id, "turns": [TURN] * messages})
-    return Crowd(writer, watchers, frame, messages)
+    return Crowd(ours, writer, watchers, frame, messages)
 
 
 def echo_crowd(echo: Server, watchers: list[Client], messages: int) -> Crowd:
@@ -57,7 +62,8 @@ def echo_crowd(echo: Server, watchers: list[Client], messages: int) -> Crowd:
         watcher.send(masked(b"watch"))
         watcher.count()
     text = f"all {messages} ".encode()
-    return Crowd(Client(echo.port), watchers, masked(text + b"x" * (EVENT_BYTES - len(text))), messages)
+    frame = masked(text + b"x" * (EVENT_BYTES - len(text)))
+    return Crowd(echo, Client(echo.port), watchers, frame, messages)
 
 
 def fan_out(directory: Path, quick: bool) -> list[Figure]:
@@ -77,16 +83,18 @@ def _measured(directory: Path, count: int, messages: int, target: float | None, 
         watchers = [ours.client(host=True) for _ in range(count)]
         mine = our_crowd(ours, ours.client("agent"), watchers, messages)
         pairs = [(mine.deliver(), theirs.deliver()) for _ in range(rounds)]
-    took, loop = (median(pair[i] for pair in pairs) * 1e3 for i in (0, 1))
+    took, loop = (median(pair[i][0] for pair in pairs) for i in (0, 1))
+    used, loop_used = (median(pair[i][1] for pair in pairs) for i in (0, 1))
     name = (
         f"a turn to {count:,} watchers"
         if messages == 1
         else f"{messages} turns at once to {count:,} watchers"
     )
-    each = took * 1e3 / count / messages
+    events = count * messages
     detail = (
-        f"{took:.2f} ms against {loop:.2f} ms of send_message in a loop; {each:.1f} us each; "
+        f"{took * 1e3:.2f} ms against {loop * 1e3:.2f} ms of send_message in a loop; by processor time "
+        f"x {loop_used / used:.2f}, {used * 1e6 / events:.1f} us each against {loop_used * 1e6 / events:.1f}; "
         f"the turn has {len(json.dumps(TURN))} bytes"
     )
-    ratio = median(other / one for one, other in pairs)
+    ratio = median(theirs[0] / mine[0] for mine, theirs in pairs)
     return Figure("fanout", name, ratio, "x loop", detail, at_least=target)

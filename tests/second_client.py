@@ -37,7 +37,7 @@ class Refused(Exception):
         super().__init__(error["message"])
         self.code: int = error["code"]
         self.message: str = error["message"]
-        self.data = error.get("data")
+        self.data: Any = error.get("data")
 
 
 class SecondClient:
@@ -50,8 +50,8 @@ class SecondClient:
         self._ids = itertools.count(1)
 
     @classmethod
-    def dial(cls, url: str) -> SecondClient:
-        return cls(connect(url, **OPTIONS))
+    def dial(cls, url: str, **options: Any) -> SecondClient:
+        return cls(connect(url, **OPTIONS, **options))
 
     @classmethod
     def dial_unix(cls, path: str | Path) -> SecondClient:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from tests.process.daemon_process import DaemonProcess, complete, record, start_run, until
-from tests.second_client import SecondClient
+from tests.second_client import Refused, SecondClient
 from torture.orders import Orders, Verdict
 
 LIBRARY = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
@@ -38,20 +39,15 @@ def campaign(orders: Orders) -> Verdict:
         if not orders.go_on(done):
             break
         case = Case(verdict, orders.directory / f"home-{done}", f"{jump:+} s, {between}")
-        try:
-            case.play(jump, between)
-        except AssertionError as failed:
-            verdict.expect(False, f"{case.name}: {failed}")
-        finally:
-            case.daemon.clean_up()
+        case.lived(partial(case.play, jump, between))
     return verdict
 
 
 class Case:
-    """One home and one wrong clock."""
+    """One home and one wrong clock. `defect`: one of `torture.planted`."""
 
-    def __init__(self, verdict: Verdict, home: Path, name: str) -> None:
-        self.verdict, self.name = verdict, name
+    def __init__(self, verdict: Verdict, home: Path, name: str, defect: str | None = None) -> None:
+        self.verdict, self.name, self._defect = verdict, name, defect
         self._offset = home.with_name(home.name + ".clock")
         self.set(0)
         self.daemon = DaemonProcess(home, environment=self._environment(), module=("torture.hasty",))
@@ -64,7 +60,17 @@ class Case:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "CAR_TRIO_RUNS_MAX_AGE_DAYS": "1",
+            **({"DEFECT": self._defect} if self._defect else {}),
         }
+
+    def lived(self, play: Callable[[], None]) -> None:
+        """Plays it; what breaks off is a finding."""
+        try:
+            play()
+        except (AssertionError, Refused, TimeoutError) as failed:
+            self.verdict.expect(False, f"{self.name}: {failed}")
+        finally:
+            self.daemon.clean_up()
 
     def set(self, seconds: int) -> None:
         self._offset.write_text(f"{seconds:+}")
@@ -145,9 +151,9 @@ class Case:
             self.verdict.expect(indices == list(range(len(indices))), f"{self.name}: {run}: {indices}")
             held = [int(each["prompt"].split()[1]) for each in turns]
             self.verdict.expect(held == numbers, f"{self.name}: {run}: told {numbers}, held {held}")
-            self.verdict.expect(
-                bool(records) and records[-1]["record"] == "ended", f"{self.name}: {run} is open"
-            )
+            ends = [each["record"] for each in records].count("ended")
+            last = bool(records) and records[-1]["record"] == "ended"
+            self.verdict.expect(last and ends == 1, f"{self.name}: {run} has {ends} ends")
         removed = self.daemon.home / "deleted-runs.jsonl"
         self.verdict.expect(not removed.exists(), f"{self.name}: retention removed runs")
 

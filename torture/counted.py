@@ -23,7 +23,7 @@ from typing import Any
 import trio
 
 from car_trio.__main__ import main
-from torture.planted import plant
+from torture.planted import plant_from_environment
 
 KINDS = 60
 FRAMES = 6
@@ -87,8 +87,7 @@ def malloc() -> dict[str, int]:
 def count(file: Path) -> None:
     if os.environ.get("TRACE_MEMORY"):
         tracemalloc.start(FRAMES)
-    if defect := os.environ.get("DEFECT"):
-        plant(defect)
+    plant_from_environment()
     counted = Counted(file)
     signal.signal(signal.SIGUSR1, counted.tell)
     module: Any = trio

@@ -2,7 +2,7 @@
 
 The operations that change something are counted from the one after the file `go` appears in the home, so that the
 start succeeds; from the FROM-th on, COUNT of them fail with the errno of that name. `SHORT` makes writes take half of
-what they are given instead.
+what they are given instead. With `DEFECT` in the environment the daemon has that one (`torture.planted`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from car_trio.__main__ import main
 from car_trio.store.disk import Disk
 from torture.doomed import CHANGES
+from torture.planted import plant_from_environment
 
 
 def fail(error: str, first: int, count: int, go: Path) -> None:
@@ -51,6 +52,7 @@ def fail(error: str, first: int, count: int, go: Path) -> None:
 
 if __name__ == "__main__":
     home = Path(sys.argv[sys.argv.index("--home") + 1])
+    plant_from_environment()
     fail(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), home / "go")
     sys.argv[1:] = sys.argv[4:]
     main()

@@ -1,7 +1,8 @@
 """fault: a disk that fails at its n-th operation, and a real one that is full. The caller is told, nothing acknowledged
 is lost, the store heals.
 
-Below that, `fault_calls` makes system calls of an ordinary daemon fail.
+Below that, `fault_calls` makes system calls of an ordinary daemon fail, `fault_refusals` all of one kind for a while,
+and `fault_starts` those of a start.
 
 A daemon process does a fixed piece of work; the n-th operation of that work fails with each of the errors, once or
 three times in a row, n = 1, 2, … past the end of the work. Then, where mounting is possible, a daemon lives on a
@@ -14,8 +15,10 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,8 @@ from torture.orders import Orders, Verdict
 from torture.power_judge import reading
 
 ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "EINTR", "SHORT"]
-SYSTEM_CALLS = 200
-"""Cases of failing system calls, at most: they come first, and must not take all of the time."""
+SYSTEM_CALLS = 400
+"""Cases of failing system calls, at most. Each part of the campaign has a third of its time."""
 LAST = 24
 """More operations than the work has."""
 DEGRADED = -32011
@@ -36,11 +39,17 @@ NO_RESERVE = {"CAR_TRIO_RUNS_KEEP_FREE_BYTES": "0"}
 
 
 def campaign(orders: Orders) -> Verdict:
-    from torture.fault_calls import system_calls  # which judges by what is in here
+    # They judge by what is in here.
+    from torture.fault_calls import system_calls
+    from torture.fault_refusals import refusals
+    from torture.fault_starts import starts
 
     verdict = Verdict()
     full_disk(orders, verdict)
-    system_calls(orders, verdict, SYSTEM_CALLS if orders.rounds is None else orders.rounds)
+    refusals(orders, verdict)
+    starts(replace(orders, minutes=orders.minutes / 3), verdict)
+    most = SYSTEM_CALLS if orders.rounds is None else orders.rounds
+    system_calls(replace(orders, minutes=orders.minutes * 2 / 3), verdict, most)
     cases = itertools.product(range(1, LAST + 1), (1, 3), ERRORS)
     for done, (first, count, error) in enumerate(cases):
         if not orders.go_on(done):
@@ -64,23 +73,24 @@ class Work:
     def do(self, client: SecondClient, verdict: Verdict, runs: int = 2) -> None:
         """Some runs, turns in each, the last one completed; a refusal must be the store's own."""
         for number in range(1, runs + 1):
-            run = self._told(verdict, lambda: start_run(client))
+            run = self.told(verdict, lambda: start_run(client))
             if run is None:
                 continue
             self.turns_of(client, verdict, run, number)
-            if number == runs and self._told(verdict, lambda r=run: complete(client, r), run) is not None:
+            if number == runs and self.told(verdict, partial(complete, client, run), run) is not None:
                 self.ended.add(run)
 
     def turns_of(self, client: SecondClient, verdict: Verdict, run: str, number: int) -> None:
         self.turns[run] = []
         for turn in range(3):
             step = number * 10 + turn
-            told = self._told(verdict, lambda s=step: record(client, run, s), run)
+            told = self.told(verdict, partial(record, client, run, step), run)
             if told is not None:
                 verdict.expect(told["ok"], f"a batch was dropped: {told}")
                 self.turns[run].append(step)
 
-    def _told(self, verdict: Verdict, call: Any, run: str = "") -> Any:
+    def told(self, verdict: Verdict, call: Callable[[], Any], run: str = "") -> Any:
+        """What a call returned; `None` when it was refused, which must be for the store's reason."""
         try:
             return call()
         except Refused as refused:
@@ -95,10 +105,15 @@ class Work:
         return None
 
 
-def failing_disk(verdict: Verdict, home: Path, error: str, first: int, count: int) -> None:
+def failing_disk(
+    verdict: Verdict, home: Path, error: str, first: int, count: int, defect: str | None = None
+) -> None:
+    """`defect`: one of `torture.planted`."""
     case = f"{error} ×{count} at {first}"
     daemon = DaemonProcess(
-        home, environment=NO_RESERVE, module=("torture.failing", error, str(first), str(count))
+        home,
+        environment=NO_RESERVE | ({"DEFECT": defect} if defect else {}),
+        module=("torture.failing", error, str(first), str(count)),
     )
     try:
         daemon.start()
@@ -141,7 +156,7 @@ def read_run(home: Path, run: str) -> list[dict[str, Any]]:
     """A run's records from all its files: the first, and those that go on after a failure, each up to where the next
     one says."""
     files = sorted((home / "runs").glob(f"*/{run}*.jsonl"), key=lambda path: (len(path.name), path.name))
-    records = []
+    records: list[dict[str, Any]] = []
     for line in reading([path.read_bytes() for path in files]):
         with suppress(ValueError):
             records.append(json.loads(line))
@@ -152,7 +167,7 @@ def read_run(home: Path, run: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def small_disk(path: Path) -> Iterator[bool]:
+def small_disk(path: Path) -> Generator[bool]:
     """Whether a small file system could be mounted there."""
     path.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=0700", "tmpfs", str(path)]

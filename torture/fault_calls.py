@@ -1,21 +1,25 @@
 """Faults below the store's own code: `strace` makes the n-th system call of a running daemon fail.
 
-The daemon is an ordinary one, reached over its socket; strace is attached while a client works. One run is open before,
-so the path of its file is known; another begins under the faults. Calls that other parts of a process make too (`write`
-to sockets, `openat` of modules) are made to fail only on that file and in its directory. SQLite's syncs fail as well.
+The daemon is an ordinary one, reached over its socket; strace is attached while clients work. One run is open before,
+so the path of its file is known; others begin under the faults: of the same agent, of one that is new (a directory is
+made), and one in whose place the leftovers of an interrupted removal lie (they are renamed). An ended one is removed.
+Calls that other parts of a process make too (`write` to sockets, `openat` of modules) are made to fail only on that
+file and in its directory. SQLite's syncs fail as well. strace counts the calls of each thread by itself.
 """
 
 from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
+from uuid import uuid4
 
 from tests.process.daemon_process import PATIENCE, DaemonProcess, complete, start_run, until
+from tests.second_client import SecondClient
 from torture.fault import NO_RESERVE, Work, healthy, judge_files, read_run
 from torture.orders import Orders, Verdict
 
@@ -25,7 +29,12 @@ CALLS = {
     "fsync": ("EIO",),
     "openat": ("EMFILE", "ENOSPC", "EACCES"),
     "write,ftruncate": ("EIO",),
+    "?rename,?renameat,?renameat2": ("EIO", "ENOSPC"),
+    "?unlink,?unlinkat": ("EIO", "EROFS"),
+    "?mkdir,?mkdirat": ("ENOSPC", "EDQUOT"),
 }
+"""A question mark: where the machine has that call."""
+ANYWHERE = ("fdatasync", "?mkdir,?mkdirat")
 IN_A_ROW = (1, 3)
 MOST = 12
 """More calls of a kind than the work makes."""
@@ -76,19 +85,61 @@ def every(orders: Orders) -> list[tuple[str, str, int]]:
 
 
 def one_case(verdict: Verdict, daemon: DaemonProcess, case: Case) -> None:
-    work = Work()
-    with daemon.client("agent") as client:
+    work, names = Work(), Names(daemon.home)
+    with daemon.client("agent") as client, daemon.client(host=True) as host:
         run = start_run(client)
+        names.prepare(client)
         with injected(daemon, case, run) as trace:
             work.turns_of(client, verdict, run, 0)
             work.do(client, verdict, runs=1)
+            names.play(verdict, work, daemon, client, host)
         struck = trace.read_text().count("(INJECTED)")
         verdict.counts["system calls that failed"] += struck
+        verdict.counts[f"… {case.call.replace('?', '')}"] += struck
         verdict.counts["refusals"] += work.refused
         until(lambda: healthy(daemon), f"{case}: the store heals")
+        names.judge(verdict, host, str(case))
     # The connection's end ends what is still open, a moment later.
     until(lambda: all(ends(daemon.home, each) for each in work.turns), f"{case}: the runs end")
     judge_files(verdict, daemon.home, work, str(case))
+
+
+class Names:
+    """What makes, moves and removes names on the disk, in one case."""
+
+    def __init__(self, home: Path) -> None:
+        self._word = uuid4().hex
+        self._folder = home / "runs" / "agent"
+        self._leftovers = self._folder / f"{self._word}~1.jsonl"
+        self._old = ""
+
+    def prepare(self, client: SecondClient) -> None:
+        """Before anything fails: a run to remove, and what an interrupted removal leaves."""
+        self._old = start_run(client)
+        complete(client, self._old)
+        self._leftovers.write_bytes(b'{"record":"segment","previous_bytes":9}\n')
+
+    def play(
+        self, verdict: Verdict, work: Work, daemon: DaemonProcess, client: SecondClient, host: SecondClient
+    ) -> None:
+        run = work.told(verdict, lambda: start_run(client, idempotency_key=self._word))
+        if run is not None:
+            work.turns_of(client, verdict, run, 5)
+        with daemon.client(f"new-{self._word}") as newcomer:
+            work.do(newcomer, verdict, runs=1)
+        work.told(verdict, lambda: host.call("runs.remove", {"run_ids": [self._old]}))
+
+    def judge(self, verdict: Verdict, host: SecondClient, case: str) -> None:
+        """A removal that was refused can be asked for again; nothing of the leftovers belongs to the new run."""
+        host.call("runs.remove", {"run_ids": [self._old]})
+        verdict.expect(
+            not (self._folder / f"{self._old}.jsonl").exists(), f"{case}: {self._old} is not removed"
+        )
+        run = self._folder / f"{self._word}.jsonl"
+        both = run.exists() and self._leftovers.exists()
+        verdict.expect(
+            not both or b'previous_bytes":9' not in self._leftovers.read_bytes(), f"{case}: leftovers"
+        )
 
 
 def ends(home: Path, run: str) -> bool:
@@ -97,7 +148,7 @@ def ends(home: Path, run: str) -> bool:
 
 
 @contextmanager
-def injected(daemon: DaemonProcess, case: Case, run: str) -> Iterator[Path]:
+def injected(daemon: DaemonProcess, case: Case, run: str) -> Generator[Path]:
     """strace is attached meanwhile; gives the file in which it says what it did."""
     folder = daemon.home / "runs" / "agent"
     trace = daemon.home.with_name("strace.txt")
@@ -107,7 +158,7 @@ def injected(daemon: DaemonProcess, case: Case, run: str) -> Iterator[Path]:
     process = subprocess.Popen(  # noqa: S603 - of the machine, with our own arguments
         [
             str(which("strace")), "-f", "-p", str(daemon.pid), "-o", str(trace), f"--trace={case.call}",
-            *(paths if case.call != "fdatasync" else ()),
+            *(paths if case.call not in ANYWHERE else ()),
             f"--inject={case.call}:error={case.error}:when={case.first}..{last}",
         ],
         stderr=subprocess.DEVNULL,

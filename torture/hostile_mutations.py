@@ -216,22 +216,27 @@ def wrong_bytes(dice: random.Random, text: bytes) -> bytes:
 
 def wrong_value(dice: random.Random, value: Any) -> Any:
     """One place of the JSON, anywhere in it, gets another value, loses or gains one."""
-    kind: type[Any] = type(value)
-    if kind not in (dict, list) or not value or dice.random() < 0.1:
+    is_object = is_a(dict, value)
+    if not (is_object or is_a(list, value)) or not value or dice.random() < 0.1:
         return copy.deepcopy(dice.choice(ODD))
-    key = dice.choice(list(value) if kind is dict else range(len(value)))
+    key = dice.choice(list(value) if is_object else range(len(value)))
     chance = dice.random()
     if chance < 0.1:
         del value[key]
-    elif chance < 0.2 and kind is dict:
+    elif chance < 0.2 and is_object:
         value[dice.choice(["id", "run_id", "status", "x", "", "tenant_id", "agent_id"])] = copy.deepcopy(
             dice.choice(ODD)
         )
-    elif chance < 0.25 and kind is list:
+    elif chance < 0.25 and not is_object:
         value.extend(copy.deepcopy(value[:20]))
     else:
         value[key] = wrong_value(dice, value[key])
     return value
+
+
+def is_a(kind: type, value: Any) -> bool:
+    """`isinstance`, after which a checker still lets the value be anything."""
+    return isinstance(value, kind)
 
 
 def flipped(dice: random.Random, text: bytes) -> bytes:

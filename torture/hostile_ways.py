@@ -11,9 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from websockets.sync.client import connect
-from websockets.typing import Origin
-
 from tests.daemon.test_websocket_rules import ROWS
 from tests.process.daemon_process import DaemonProcess
 from tests.process.raw import (
@@ -29,7 +26,7 @@ from tests.process.raw import (
     request,
     text,
 )
-from tests.second_client import OPTIONS, SecondClient
+from tests.second_client import SecondClient
 from torture.hostile_mutations import framed, wrong_bytes, wrong_message
 
 CROWD = 24
@@ -96,7 +93,7 @@ def doors(daemon: DaemonProcess) -> list[Door]:
 
 def page_client(port: int) -> SecondClient:
     url = f"127.0.0.1:{port}"
-    return SecondClient(connect(f"ws://{url}/rpc", origin=Origin(f"http://{url}"), **OPTIONS))
+    return SecondClient.dial(f"ws://{url}/rpc", origin=f"http://{url}")
 
 
 def tcp(port: int) -> socket.socket:

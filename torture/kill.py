@@ -1,200 +1,113 @@
 """kill: what was acknowledged survives SIGKILL, present once and in order, and every run ends exactly once.
 
 Writers in processes of their own load a daemon and write down each acknowledgement (`torture.writer`). The daemon is
-killed at a random moment: under load, or while it starts and adopts. Every fourth life is a `torture.doomed` one,
-which dies at a chosen operation on its disk. The next life adopts; then each run that the lost life touched is
-compared with the ledger, and what earlier lives left must not have changed by a byte. A home serves `LIVES_PER_HOME`
-lives, because its size is no part of the question.
+killed at a random moment, under load or while it starts and adopts; or it is a `torture.doomed` one, which dies at a
+chosen operation on its disk. The next life adopts and is judged (`torture.house`). A home serves `LIVES_PER_HOME`
+lives: enough for a restart to find old runs, few enough for a start to stay short.
+
+Operations are not left to chance. The first `OPERATIONS` of a life, and the first `FIRST_OPERATIONS` of a home that
+is being made, are each the last one in every way there is (`torture.doomed.WAYS`) before one of them is so again; the
+seed only shuffles each pass. The campaign says how many passes it has come to.
+
+Nearly all daemons are forked by a `torture.zygote`, whose header says what that leaves out; one life in
+`REAL_EVERY` is an interpreter of its own, in every kind of life.
 """
 
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
-import threading
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from tests.process.daemon_process import READY, DaemonProcess, clean_environment, command
-from torture.ledger import Ledger, judge, run_file
+from torture.doomed import WAYS
+from torture.forked import ForkedDaemon, zygote
+from torture.house import House, writers
 from torture.orders import Orders, Verdict
 
-WRITERS = 3
-LIVES_PER_HOME = 40
-LONGEST_LIFE = 0.6
-LONGEST_START = 0.8
+LIVES_PER_HOME = 20
 OPERATIONS = 150
-"""How many operations of a life are tried, in turn, as the last one: the start, the adoption and the first runs."""
-PATIENCE = 20
-
-_pause = threading.Event()
-
-
-class WriterProcess:
-    """A `torture.writer`, alive over many daemons."""
-
-    def __init__(self, ledger: Path, agent: str, seed: str) -> None:
-        self.ledger = ledger
-        self.process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "torture.writer", str(ledger), agent, seed],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=clean_environment({}),
-        )
-
-    def send(self, daemon: DaemonProcess) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{daemon.url} {daemon.token}\n".encode())
-        self.process.stdin.flush()
-
-    def lost(self) -> bool:
-        """Waits until the writer has noticed."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline() == b"lost\n"
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.kill()
-        self.process.wait(PATIENCE)
-        self.process.stdin.close()
-        self.process.stdout.close()
+"""The adoption, and the first runs after it."""
+FIRST_OPERATIONS = 40
+"""The preparation of a root, and the first runs in it."""
+REAL_EVERY = 17
+"""Not a multiple of the others, so that each kind of life has its share."""
+MOST_FINDINGS = 20
 
 
-@contextmanager
-def writers(directory: Path, seed: int) -> Iterator[list[WriterProcess]]:
-    made = [
-        WriterProcess(directory / f"ledger-{each}", f"writer-{each}", f"{seed}-{each}")
-        for each in range(WRITERS)
-    ]
-    try:
-        yield made
-    finally:
-        for each in made:
-            each.end()
+class Dooms:
+    """Each operation in each way, pass after pass."""
+
+    def __init__(self, operations: int, dice: random.Random) -> None:
+        self.cases = [(when, at) for when in WAYS for at in range(1, operations + 1)]
+        self._dice = dice
+        self._drawn = 0
+        self._endless = self._passes()
+
+    def _passes(self) -> Iterator[tuple[str, int]]:
+        while True:
+            self._dice.shuffle(self.cases)
+            yield from self.cases
+
+    def next(self) -> tuple[str, int]:
+        self._drawn += 1
+        return next(self._endless)
+
+    @property
+    def told(self) -> str:
+        return f"{self._drawn / len(self.cases):.2f} passes over {len(self.cases)}"
 
 
-class House:
-    """One home, its lives, and all that was promised in it."""
+class Plan:
+    """Which life comes next."""
 
-    def __init__(self, orders: Orders, verdict: Verdict, home: Path, processes: list[WriterProcess]) -> None:
-        self.verdict = verdict
-        self.daemon = DaemonProcess(home)
-        self.ledger = Ledger()
-        self.processes = processes
-        self.settled: dict[str, bytes] = {}
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self.lives = Dooms(OPERATIONS, random.Random(dice.random()))  # noqa: S311 - chance, not secrets
+        self.births = Dooms(FIRST_OPERATIONS, random.Random(dice.random()))  # noqa: S311 - chance, not secrets
 
-    def loaded_life(self, dice: random.Random) -> None:
-        """A life under load, ended at a random moment."""
-        self.daemon.start()
-        self.judge()
-        for each in self.processes:
-            each.send(self.daemon)
-        _pause.wait(dice.random() * LONGEST_LIFE)
-        self.daemon.kill()
-        self.verdict.counts["kills under load"] += 1
-        self.wait_for_writers()
-
-    def short_life(self, dice: random.Random) -> None:
-        """Killed while it starts."""
-        process = subprocess.Popen(  # noqa: S603 - our own program
-            command("serve", "--port", "0", "--home", str(self.daemon.home)),
-            env=clean_environment({}), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        _pause.wait(dice.random() * LONGEST_START)
-        process.kill()
-        process.wait(PATIENCE)
-        self.verdict.counts["kills at start"] += 1
-
-    def doomed_life(self, when: str, at: int) -> None:
-        """Dies at an operation of its own disk, if it comes as far as that."""
-        arguments = ["serve", "--port", "0", "--home", str(self.daemon.home)]
-        with self.daemon.log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "torture.doomed", when, str(at), *arguments],
-                env=clean_environment({}), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-            )  # fmt: skip
-        assert process.stdout is not None
-        line = process.stdout.readline().decode()
-        if found := READY.fullmatch(line):
-            self.daemon.url = found[1]
-            if self.daemon.token_file.exists():
-                for each in self.processes:
-                    each.send(self.daemon)
-                self.wait_for_writers()
-        process.wait(PATIENCE)
-        process.stdout.close()
-        self.verdict.counts["kills at an operation"] += 1
-
-    def wait_for_writers(self) -> None:
-        for each in self.processes:
-            self.verdict.expect(each.lost(), f"{each.ledger.name}: its writer has failed")
-
-    def judge(self) -> None:
-        """After an adoption: everything the lost lives touched, and that nothing older has changed."""
-        home = self.daemon.home
-        for run, before in self.settled.items():
-            path = run_file(home, run)
-            same = path is not None and path.read_bytes() == before
-            self.verdict.expect(same, f"{run}: changed after its end")
-        for process in self.processes:
-            for run in self.ledger.gather(process.ledger):
-                judge(self.verdict, home, run, self.ledger.promises[run])
-                if path := run_file(home, run):
-                    self.settled[run] = path.read_bytes()
-        self.judge_catalog()
-
-    def judge_catalog(self) -> None:
-        """What the daemon lists is what the files hold."""
-        with self.daemon.client(host=True) as host:
-            for number in range(len(self.processes)):
-                folder = self.daemon.home / "runs" / f"writer-{number}"
-                listed = host.call("runs.list", {"agent_id": folder.name})["runs"]
-                rows = {row["run_id"]: row["turn_count"] for row in listed}
-                files = {
-                    path.stem: path.read_bytes().count(b'\n{"record":"turn"')
-                    for path in folder.glob("*.jsonl")
-                }
-                self.verdict.expect(
-                    rows == files, f"{folder}: listed otherwise: {rows.items() ^ files.items()}"
-                )
-                open_rows = [row["run_id"] for row in listed if row["status"] == "in_progress"]
-                self.verdict.expect(not open_rows, f"{folder}: still open: {open_rows}")
+    def play(self, house: House, number: int, in_home: int) -> None:
+        house.daemon.is_real = number % REAL_EVERY == REAL_EVERY - 1
+        house.verdict.counts["lives in an interpreter of their own"] += house.daemon.is_real
+        if in_home == 0:
+            house.doomed_life(*self.births.next())
+        elif number % 3 == 2:
+            house.doomed_life(*self.lives.next())
+        elif self._dice.random() < 0.25:
+            house.short_life(self._dice)
+        else:
+            house.loaded_life(self._dice)
 
 
-def campaign(orders: Orders) -> Verdict:
-    verdict, dice, done = Verdict(), orders.dice, 0
-    while orders.go_on(done) and len(verdict.findings) < 20:
-        home = orders.directory / f"home-{done}"
-        with writers(_made(orders.directory / f"ledgers-{done}"), orders.seed + done) as processes:
-            house = House(orders, verdict, home, processes)
-            try:
-                lives = 0
-                while lives < LIVES_PER_HOME and orders.go_on(done) and not verdict.findings:
-                    one_life(house, dice, done)
-                    lives, done = lives + 1, done + 1
-                house.daemon.start()
-                house.judge()
-                verdict.expect(house.daemon.stop() == 0, f"{home}: did not stop cleanly")
-            finally:
-                house.daemon.clean_up()
+def campaign(orders: Orders, defect: str | None = None) -> Verdict:
+    """`defect`: one of `torture.planted`, for the daemons that are forked."""
+    verdict, plan, done = Verdict(), Plan(orders.dice), 0
+    with zygote() as parent, writers(orders.seed) as processes:
+        while orders.go_on(done) and len(verdict.findings) < MOST_FINDINGS:
+            daemon = ForkedDaemon(parent, orders.directory / f"home-{done}", defect=defect)
+            done = one_home(orders, plan, House(verdict, daemon, processes), done)
+    ends = sorted(name for name in verdict.counts if name.startswith("dies "))
+    verdict.figures["operations"] = ", ".join(f"{end[5:]} {verdict.counts.pop(end)}" for end in ends)
+    verdict.figures["each operation of a life"] = plan.lives.told
+    verdict.figures["each operation of a new home"] = plan.births.told
     verdict.expect(verdict.counts["acknowledged turns"], "nothing was acknowledged, so nothing was tried")
     return verdict
 
 
-def one_life(house: House, dice: random.Random, number: int) -> None:
-    if number % 4 == 3:
-        # Each pass over the operations gives each of them another way to die.
-        done, at = divmod(number // 4, OPERATIONS)
-        house.doomed_life(("before", "after", "within")[(at + done) % 3], at + 1)
-    elif dice.random() < 0.2:
-        house.short_life(dice)
-    else:
-        house.loaded_life(dice)
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir()
-    return directory
+def one_home(orders: Orders, plan: Plan, house: House, done: int) -> int:
+    """Some lives and their end; returns how many lives there were by then. What is clean is removed."""
+    verdict, home = house.verdict, house.daemon.home
+    before = len(verdict.findings)
+    try:
+        for in_home in range(LIVES_PER_HOME):
+            if orders.go_on(done) and len(verdict.findings) == before:
+                plan.play(house, done, in_home)
+                done += 1
+        house.last_life()
+    except AssertionError as failed:
+        verdict.expect(False, f"{home}: {failed}")
+    finally:
+        house.daemon.clean_up()
+    if len(verdict.findings) == before:
+        for path in home.parent.glob(f"{home.name}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return done

@@ -16,9 +16,9 @@ from torture.orders import Verdict
 class Promise:
     """All that clients were told about one run. `batches` are base index (if told) and numbers."""
 
-    sent: set[int] = field(default_factory=set)
-    batches: list[tuple[int | None, list[int]]] = field(default_factory=list)
-    events: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    sent: set[int] = field(default_factory=set[int])
+    batches: list[tuple[int | None, list[int]]] = field(default_factory=list[tuple[int | None, list[int]]])
+    events: list[tuple[int, dict[str, Any]]] = field(default_factory=list[tuple[int, dict[str, Any]]])
     status: str | None = None
 
 
@@ -27,6 +27,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.promises: defaultdict[str, Promise] = defaultdict(Promise)
+        self.refusals: list[str] = []
         self._read: Counters = defaultdict(int)
 
     def gather(self, path: Path) -> set[str]:
@@ -37,7 +38,9 @@ class Ledger:
             file.seek(self._read[path])
             lines = file.readlines()
             self._read[path] = file.tell()
-        return {self._take(*json.loads(line)) for line in lines}
+        notes = [json.loads(line) for line in lines]
+        self.refusals += [message for what, message, *_ in notes if what == "refused"]
+        return {self._take(*note) for note in notes if note[0] != "refused"}
 
     def _take(self, what: str, run: str, *rest: Any) -> str:
         promise = self.promises[run]
@@ -50,6 +53,8 @@ class Ledger:
                 promise.status = rest[0]
             case "event":
                 promise.events.append((rest[0], rest[1]))
+            case _:
+                pass
         return run
 
 
@@ -79,7 +84,7 @@ def judge(verdict: Verdict, home: Path, run: str, promise: Promise) -> None:
         return
     kinds = [record["record"] for record in records]
     turns = records[1:-1]
-    whole = kinds[0] == "started" and kinds[-1] == "ended" and set(kinds[1:-1]) <= {"turn"}
+    whole = (kinds[:1], kinds[-1:]) == (["started"], ["ended"]) and set(kinds[1:-1]) <= {"turn"}
     verdict.expect(whole, f"{run}: not started, turns, one end: {kinds[:3]}…{kinds[-3:]}")
     if whole:
         _judge_turns(verdict, run, promise, turns)

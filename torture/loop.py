@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.process.daemon_process import DaemonProcess, start_run, until
 from tests.second_client import Refused, SecondClient
-from torture.loop_shapes import CARRIERS, SHAPES, Carrier, Shape
+from torture.loop_shapes import AGENT, CARRIERS, SHAPES, Carrier, Shape
 from torture.orders import Orders, Verdict
 
 MIB = 1024 * 1024
@@ -88,13 +88,18 @@ def message(verdict: Verdict, daemon: Watched, name: str, carrier: Carrier, shap
 
 def sent(verdict: Verdict, daemon: Watched, carrier: Carrier, value: str) -> Told:
     """Sends one message and waits for its reply; what the instruments say about it."""
-    with bound(daemon) as client:
-        run = start_run(client)
+    with bound(daemon, carrier.who) as client:
+        run = "" if carrier.who is None else start_run(client)
         client.call("tools.register", [{"name": "known", "parameters": {"type": "object"}}])
-        params = carrier.params(value, run)
+        if carrier.first is not None:
+            client.send_raw(
+                f'{{"id":"large","method":"state.set","params":{{"key":"{carrier.first}","value":{value}}}}}'
+            )
+            await_reply(client, "")
+        params, answer = carrier.params(value, run), carrier.answer.replace("%s", value)
         daemon.longest()
         client.send_raw(f'{{"jsonrpc":"2.0","id":"large","method":"{carrier.method}","params":{params}}}')
-        await_reply(client, value if carrier.answers else "null")
+        await_reply(client, answer)
         # A reply leaves in the middle of the step that made it; once a later request is answered that step is over.
         client.call("server.health")
         verdict.counts["messages"] += 1
@@ -109,7 +114,7 @@ def await_reply(client: SecondClient, answer: str) -> None:
             return
         if '"tools.execute"' in text[:60]:
             called = text.split('"id":"', 1)[1].split('"', 1)[0]
-            client.send_raw(f'{{"jsonrpc":"2.0","id":"{called}","result":{answer}}}')
+            client.send_raw(f'{{"jsonrpc":"2.0","id":"{called}",{answer}}}')
 
 
 def idle(daemon: Watched) -> Told:
@@ -168,13 +173,14 @@ def large_reply(verdict: Verdict, daemon: Watched) -> None:
             measure(verdict, f"get_trace, {name}", 16, once)
 
 
-def bound(daemon: DaemonProcess) -> SecondClient:
-    """A client of the one agent, as soon as its last connection is gone."""
+def bound(daemon: DaemonProcess, agent_id: str | None = AGENT) -> SecondClient:
+    """A client of the one agent, as soon as its last connection is gone; or of nobody."""
     client = SecondClient.dial(daemon.url)
+    bind = {} if agent_id is None else {"agent_id": agent_id}
 
     def is_bound() -> bool:
         with suppress(Refused):
-            return bool(client.auth(daemon.token, agent_id="large"))
+            return bool(client.auth(daemon.token, **bind))
         return False
 
     until(is_bound, "the agent is free")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+AGENT = "large"
 Shape = Callable[[int], str]
 
 
@@ -25,6 +26,10 @@ def small_objects(size: int) -> str:
     return repeated('{"k":[1,2.5,"three",null]}', size)
 
 
+def empty_objects(size: int) -> str:
+    return repeated("{}", size)
+
+
 def whole_numbers(size: int) -> str:
     return repeated("1", size)
 
@@ -39,6 +44,10 @@ def short_strings(size: int) -> str:
 
 def deep(size: int) -> str:
     return repeated("[" * 100 + "]" * 100, size)
+
+
+def deep_objects(size: int) -> str:
+    return repeated('{"k":' * 100 + "1" + "}" * 100, size)
 
 
 def keys(size: int) -> str:
@@ -66,19 +75,23 @@ def texts_of_a_page(size: int) -> str:
 
 
 SHAPES: list[Shape] = [
-    small_lists, small_objects, whole_numbers, fractions, short_strings, deep, keys, escapes, quotes, one_text,
-    other_script, texts_of_a_page,
+    small_lists, small_objects, empty_objects, whole_numbers, fractions, short_strings, deep, deep_objects, keys,
+    escapes, quotes, one_text, other_script, texts_of_a_page,
 ]  # fmt: skip
 
 
 class Carrier(NamedTuple):
-    """`params` are made of a value's text and the id of a run. `answers` are what the client's tool returns, if it is
-    called; `parts`: into how many the size is divided."""
+    """`params` are made of a value's text and the id of a run. `answer` is the member of the client's answers, when its
+    tool is called, that the value is put into, and how; `parts`: into how many the size is divided. `first` is a key of
+    state that is set to the value before, and the params are what looks at it; `who`: the agent that sends it, if it
+    is one."""
 
     method: str
     params: Callable[[str, str], str]
     parts: int = 1
-    answers: bool = False
+    answer: str = '"result":null'
+    first: str | None = None
+    who: str | None = AGENT
 
 
 def action(parameters: str, more: str = "") -> str:
@@ -104,6 +117,27 @@ def evidence(value: str, run: str) -> str:
     return f'{{"run_id":"{run}","outcome":{{"status":"success","evidence":[{",".join([item] * 64)}]}}}}'
 
 
+def within(members: str) -> Callable[[str, str], str]:
+    """Params that are an object with these members, in which `%s` is the value."""
+    return lambda value, run: "{" + members.replace("RUN", run).replace("%s", value) + "}"
+
+
+def members_of_a_chat(value: str, run: str) -> str:
+    own = value[1:] if value.startswith("{") and value != "{}" else f'"v":{value}}}'
+    return '{"session_id":"s","kind":"text",' + own
+
+
+def looking(value: str, run: str) -> str:
+    seen = (
+        '{"id":"a","type":"tool_call","tool":"known","preconditions":[{"key":"large","operator":"exists"}]}'
+    )
+    read = '{"id":"r","type":"state_read","parameters":{"key":"large"}}'
+    return f'{{"proposal":{{"actions":[{seen},{read}]}}}}'
+
+
+IMAGE = '{"type":"image_base64","media_type":"image/png","data":%s}'
+ONE_CALL = within(f'"proposal":{{"actions":[{action("1")}]}}')
+
 CARRIERS: dict[str, Carrier] = {
     "a key of state": Carrier("state.set", lambda value, run: f'{{"key":"k","value":{value}}}'),
     "one turn": Carrier(
@@ -114,9 +148,9 @@ CARRIERS: dict[str, Carrier] = {
         "proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[{action(value)}]}}}}'
     ),
     "200 actions": Carrier("proposal.submit", many_actions, parts=200),
-    "a result": Carrier(
-        "proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[{action("1")}]}}}}', answers=True
-    ),
+    "a result": Carrier("proposal.submit", ONE_CALL, answer='"result":%s'),
+    "an error": Carrier("proposal.submit", ONE_CALL, answer='"error":{"message":"m","data":%s}'),
+    "a key that a plan looks at": Carrier("proposal.submit", looking, first="large"),
     "scope": Carrier(
         "proposal.submit", lambda value, run: f'{{"proposal":{{"actions":[]}},"scope":{{"v":{value}}}}}'
     ),
@@ -138,6 +172,22 @@ CARRIERS: dict[str, Carrier] = {
     "a word in a chat": Carrier(
         "agent.chat.event", lambda value, run: f'{{"session_id":"s","kind":"text","v":{value}}}'
     ),
+    "members of a chat": Carrier("agent.chat.event", members_of_a_chat),
+    "the turns": Carrier("runs.record_turns", within('"run_id":"RUN","turns":%s')),
+    "the evidence": Carrier(
+        "runs.complete", within('"run_id":"RUN","outcome":{"status":"done","evidence":%s}')
+    ),
+    "the actions": Carrier("proposal.submit", within('"proposal":{"actions":%s}')),
+    "the tools": Carrier("tools.register", lambda value, run: value),
+    "the state": Carrier("simulate", within('"proposal":{"actions":[]},"initial_state":%s')),
+    "the options": Carrier("host.request_approval", within('"action":"a","options":%s')),
+    "the attachments": Carrier(
+        "agents.chat", within('"agent_id":"a","prompt":"p","attachments":%s'), who=None
+    ),
+    "an attachment": Carrier(
+        "agents.chat", within(f'"agent_id":"a","prompt":"p","attachments":[{IMAGE}]'), who=None
+    ),
+    "what an event holds": Carrier("events.query", within('"data_matches":{"k":%s}')),
     "no such method": Carrier("no.such.method", lambda value, run: value),
     "a wrong shape": Carrier("runs.start", lambda value, run: f'{{"intent":{value}}}'),
 }

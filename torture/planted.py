@@ -1,22 +1,26 @@
 """Defects that are planted on purpose, each to show that a judge sees it. None of them is in the daemon.
 
-A campaign that starts a daemon of its own passes the defect's name in the environment (`DEFECT`, read by
-`torture.counted`); a test in the same process uses `planted`, which takes it back.
+A daemon in a process of its own is told the defect's name: `python -m torture.planted NAME serve …`, in the order to a
+`torture.zygote`, or in the environment (`DEFECT`) where it is another module's daemon. A test in the same process uses
+`planted`, which takes it back.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import trio
 
+from car_trio.__main__ import main
 from car_trio.nursery import connection, supervisor
 from car_trio.nursery.connection import Common
 from car_trio.nursery.dispatch import Dispatcher
 from car_trio.state.agents import Agents
+from torture.planted_store import STORE_DEFECTS, Defect
 
 kept: list[Any] = []
 """What leaks."""
@@ -63,7 +67,7 @@ def welcoming() -> Any:
     return judge
 
 
-DEFECTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
+DEFECTS: dict[str, Defect] = {
     "descriptor": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)))),
     "task": (supervisor, "admit", lambda: leaking(lambda common: common.spawn(trio.sleep_forever))),
     "memory": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.urandom(MUCH)))),
@@ -71,6 +75,7 @@ DEFECTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
     "error": (Agents, "listed", failing),
     "twice": (Dispatcher, "_reply", lambda: answering(2)),
     "dumb": (Dispatcher, "_reply", lambda: answering(0)),
+    **STORE_DEFECTS,
 }  # fmt: skip
 """Where it is planted, and what takes the place of what is there."""
 
@@ -83,6 +88,12 @@ def plant(name: str) -> tuple[Any, str, Any]:
     return where, attribute, before
 
 
+def plant_from_environment() -> None:
+    """What the environment says, if it does."""
+    if name := os.environ.get("DEFECT"):
+        plant(name)
+
+
 @contextmanager
 def planted(name: str) -> Generator[None]:
     was = plant(name)
@@ -90,3 +101,9 @@ def planted(name: str) -> Generator[None]:
         yield
     finally:
         setattr(*was)
+
+
+if __name__ == "__main__":
+    plant(sys.argv[1])
+    sys.argv[1:] = sys.argv[2:]
+    main()

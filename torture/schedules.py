@@ -2,7 +2,7 @@
 
 A recorder appends, in batches of very different sizes; followers connect, read a little or a lot, vanish, and subscribe
 again from where they were, on the same connection or on a new one. Half of them have a socket without any room, so what
-they do not read stays with the daemon. Most houses have very small bounds (channel, page, snapshot, buffer), so that
+they do not read stays with the daemon. Most houses have very small bounds (passage, page, snapshot, buffer), so that
 every schedule passes them many times; some have the real ones.
 
 What a follower was shown, over all its connections, must be what the file of the run holds, byte for byte.
@@ -33,8 +33,7 @@ PATIENCE = 1000.0
 NOTHING_CAME = 0.001
 
 SMALL_BOUNDS = {
-    "car_trio.nursery.subscriptions.MAX_EVENTS": 4,
-    "car_trio.nursery.subscriptions.MAX_WAITING_BYTES": 2000,
+    "car_trio.state.run.PASSAGE_BYTES": 500,
     "car_trio.nursery.subscriptions.PAGE_BYTES": 700,
     "car_trio.methods.traces.PAGE_BYTES": 900,
     "car_trio.methods.traces.MAX_SNAPSHOT_BYTES": 1500,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.process.daemon_process import READY, clean_environment, command, complete, record, start_run
@@ -30,8 +31,11 @@ def campaign(orders: Orders) -> Verdict:
     return verdict
 
 
-def one_round(verdict: Verdict, home: Path, number: int, kept: dict[str, bytes]) -> None:
-    twins = [twin(home) for _ in range(TWINS)]
+def one_round(
+    verdict: Verdict, home: Path, number: int, kept: dict[str, bytes], defect: str | None = None
+) -> None:
+    """`defect`: one of `torture.planted`."""
+    twins = [twin(home, ("torture.planted", defect) if defect else ("car_trio",)) for _ in range(TWINS)]
     first_lines = [said(each) for each in twins]
     ready = [each for each, line in zip(twins, first_lines, strict=True) if READY.fullmatch(line)]
     verdict.counts["starts"] += TWINS
@@ -46,18 +50,17 @@ def one_round(verdict: Verdict, home: Path, number: int, kept: dict[str, bytes])
         assert found is not None
         judge_home(verdict, home, winner, kept, number)
         work(home, found[1], kept)
-        if number % 2:
-            winner.kill()
-        else:
-            winner.send_signal(signal.SIGTERM)
+        winner.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
     for each in ready:
+        if len(ready) > 1:
+            each.kill()
         each.wait(PATIENCE)
         each.communicate()
 
 
-def twin(home: Path) -> subprocess.Popen[bytes]:
+def twin(home: Path, module: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own program
-        command("serve", "--port", "0", "--home", str(home)),
+        command("serve", "--port", "0", "--home", str(home), module=module),
         env=clean_environment({}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

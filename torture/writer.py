@@ -1,14 +1,16 @@
-"""A client process that writes down what it was promised: `python -m torture.writer LEDGER AGENT SEED`.
+"""A client process that writes down what it was promised: `python -m torture.writer AGENT SEED`.
 
-It outlives the daemons it talks to. Each line on its standard input is the URL and the token of a daemon; it works
-there until the connection is lost, says `lost` on standard output and waits for the next. Every line of the ledger is
-written, with one system call, after the daemon's reply was read and before anything else is sent:
+It outlives the daemons it talks to. Each line on its standard input is the URL and the token of a daemon and the ledger
+for what is promised there, as JSON; it works until the connection is lost, says `lost` on standard output and waits
+for the next. Every line of a ledger is written, with one system call, after the daemon's reply was read and before
+anything else is sent:
 
     ["sent", run, number, …]           before the request leaves: these turns may exist from now on
     ["started", run]                   the run exists
     ["turns", run, base, number, …]    these turns exist, from this index on
     ["ended", run, status]             this is how the run ended
     ["event", run, cursor, record]     a watcher was shown this record
+    ["refused", message]               something was, and nothing should have been: nobody works here any more
 """
 
 from __future__ import annotations
@@ -17,19 +19,23 @@ import json
 import os
 import random
 import sys
-from pathlib import Path
 from typing import Any
+
+from websockets.exceptions import ConnectionClosed
 
 from tests.second_client import Refused, SecondClient
 
+COUNTS = (1, 1, 1, 2, 2, 7, 40)
+FILLERS = (0, 0, 10, 10, 100, 3000, 15_000)
+"""Of a batch: mostly small, so that a life has many of them."""
 LOST = (OSError, EOFError, TimeoutError)
 
 
 class Writer:
     """Numbers never repeat, over all lives, so a turn that appears twice is seen."""
 
-    def __init__(self, ledger: Path, agent: str, seed: str) -> None:
-        self._file = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def __init__(self, agent: str, seed: str) -> None:
+        self._file = -1
         self._agent = agent
         self._dice = random.Random(seed)  # noqa: S311 - chance, not secrets
         self._next = 0
@@ -37,10 +43,15 @@ class Writer:
     def note(self, *what: Any) -> None:
         os.write(self._file, json.dumps(what).encode() + b"\n")
 
-    def live(self, url: str, token: str) -> None:
+    def live(self, url: str, token: str, ledger: str) -> None:
         """Works until the daemon is gone."""
-        from websockets.exceptions import ConnectionClosed
+        self._file = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._work(url, token)
+        finally:
+            os.close(self._file)
 
+    def _work(self, url: str, token: str) -> None:
         try:
             client = SecondClient.dial(url)
             client.tools["add"] = lambda parameters: parameters["number"]
@@ -50,6 +61,8 @@ class Writer:
                 self.one_run(client)
         except (*LOST, ConnectionClosed):
             return
+        except Refused as refused:
+            self.note("refused", refused.message)
         except Exception as error:
             # The websockets client answers a connection that dies in its handshake with errors of its own kinds.
             if type(error).__module__.partition(".")[0] != "websockets":
@@ -75,7 +88,7 @@ class Writer:
             self.events(client, run)
 
     def numbers(self) -> list[int]:
-        count = self._dice.choice([1, 1, 2, 7, 40])
+        count = self._dice.choice(COUNTS)
         first, self._next = self._next, self._next + count
         return list(range(first, first + count))
 
@@ -84,7 +97,7 @@ class Writer:
         asked = []
         for _ in range(self._dice.choice([1, 1, 3])):
             numbers = self.numbers()
-            filler = "x" * self._dice.choice([0, 10, 3000, 15_000])
+            filler = "x" * self._dice.choice(FILLERS)
             turns = [{"prompt": f"{number} {filler}"} for number in numbers]
             self.note("sent", run, *numbers)
             asked.append((numbers, client.ask("runs.record_turns", {"run_id": run, "turns": turns})))
@@ -105,12 +118,7 @@ class Writer:
             for each in numbers
         ]  # fmt: skip
         self.note("sent", run, *numbers)
-        try:
-            client.call("proposal.submit", {"proposal": {"actions": actions}})
-        except Refused as refused:
-            if "stopping" not in refused.message:
-                raise
-            return
+        client.call("proposal.submit", {"proposal": {"actions": actions}})
         self.note("turns", run, None, *numbers)
 
     def events(self, client: SecondClient, run: str) -> None:
@@ -123,11 +131,9 @@ class Writer:
 
 
 def main() -> None:
-    ledger, agent, seed = sys.argv[1:]
-    writer = Writer(Path(ledger), agent, seed)
+    writer = Writer(*sys.argv[1:])
     for line in sys.stdin:
-        url, token = line.split()
-        writer.live(url, token)
+        writer.live(*json.loads(line))
         print("lost", flush=True)
 
 

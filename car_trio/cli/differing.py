@@ -19,7 +19,7 @@ from car_trio.cli.app import NO, OK
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home, Json
 from car_trio.cli.listing import short_ids
-from car_trio.cli.screen import folded, is_terminal, say_json, styled, width
+from car_trio.cli.screen import counted, folded, is_terminal, say_json, styled, width
 from car_trio.cli.timeline import decoded
 from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, CliOutcome, Turn
@@ -190,7 +190,7 @@ def shown(files: Files, found: Compared, rows: tuple[CatalogRow, CatalogRow]) ->
     if len(found.differences) > SHOWN:
         yield f"  and {len(found.differences) - SHOWN} more; --json lists all"
     outcomes = f"; another outcome: {ended(rows[0])}, {ended(rows[1])}" if found.outcome_differs else ""
-    yield f"{found.same} turns the same, {len(found.differences)} different{outcomes}"
+    yield f"{counted(found.same, 'turn')} the same, {len(found.differences)} different{outcomes}"
 
 
 def ended(row: CatalogRow) -> str:
@@ -205,13 +205,9 @@ def text_of(value: object) -> str:
     if isinstance(value, msgspec.Raw):
         return bytes(value).decode(errors="replace")
     known = plain(value)
-    return (
-        "nothing"
-        if known is None
-        else known
-        if isinstance(known, str)
-        else msgspec.json.encode(known).decode()
-    )
+    if known is None:
+        return "nothing"
+    return known if isinstance(known, str) else msgspec.json.encode(known).decode()
 
 
 def against(name: str, mine: str, yours: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from car_trio.cli.app import NO, OK
 from car_trio.cli.checks import Finding, Found, Patient
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import say_json, styled
+from car_trio.cli.screen import counted, say_json, styled
 from car_trio.config import environment, load
 from car_trio.wire.text import one_line
 
@@ -126,7 +126,7 @@ def show(reported: list[Reported]) -> None:
         )
     errors = sum(each.level == "error" and not each.fixed for each in reported)
     warnings = sum(each.level == "warning" and not each.fixed for each in reported)
-    print(f"\n{len(CHECKS) + 1} checks: {errors} errors, {warnings} warnings")
+    print(f"\n{len(CHECKS) + 1} checks: {counted(errors, 'error')}, {counted(warnings, 'warning')}")
 
 
 def one_line_keeping(after: str) -> str:

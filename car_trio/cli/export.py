@@ -27,8 +27,8 @@ from car_trio.cli.app import USAGE
 from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home
-from car_trio.cli.saying import counted, cuts, ended_badly, evidence, exit_of, is_in_output, went_wrong
-from car_trio.cli.screen import human_size, is_terminal, lasting, seconds_between
+from car_trio.cli.saying import counts, cuts, ended_badly, evidence, exit_of, is_in_output, went_wrong
+from car_trio.cli.screen import counted, human_size, is_terminal, lasting, seconds_between
 from car_trio.cli.timeline import decoded
 from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, Damaged, Ended, Outcome, Started, Turn
@@ -151,7 +151,7 @@ def facts(row: CatalogRow) -> list[tuple[str, str]]:
         ("status", f"{row.status} {row.outcome or ''}".strip()),
         ("began", row.started_at),
         ("took", took),
-        ("size", f"{row.turn_count} turns, {human_size(row.bytes)}"),
+        ("size", f"{counted(row.turn_count, 'turn')}, {human_size(row.bytes)}"),
         *([("wanted", row.outcome_description)] if row.outcome_description else []),
     ]
 
@@ -176,8 +176,8 @@ def last_parts(ended: Ended) -> Iterator[tuple[str, str]]:
         outcome = ended.termination.outcome
         yield "summary", outcome.summary
         yield from (("evidence", piece) for piece in evidence(outcome))
-        if counts := counted(outcome.metrics):
-            yield "counted", counts
+        if told := counts(outcome.metrics):
+            yield "counted", told
     yield from (("cut", cut) for cut in cuts(ended.truncated))
 
 

@@ -12,7 +12,7 @@ from car_trio.cli.app import NO, OK
 from car_trio.cli.calling import talk
 from car_trio.cli.failures import FailedError, no_such
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import ago, columns, folded, padded, say_json, styled, width
+from car_trio.cli.screen import ago, columns, counted, folded, padded, say_json, styled, width
 from car_trio.client import Car, Disconnected
 from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent, HostEvent, HostSnapshot
 from car_trio.wire.text import escaped, one_line
@@ -31,7 +31,8 @@ def agents(*, home: Home = None, json: Json = False) -> int:
         doing = [agent.current_task or "", "" if agent.session_id else "not connected"]
         told = folded(", ".join(filter(None, doing)), width() - columns(head) - 2)
         print(f"{head}  {styled(told, None if agent.session_id else 'dim')}".rstrip())
-    print(f"{len(found)} agents")
+    none = "no agents: none has registered; car-trio runs ls shows whose runs there are"
+    print(counted(len(found), "agent") if found else none)
     return OK
 
 
@@ -48,7 +49,7 @@ def approvals(
         return OK
     for row in rows:
         show(row)
-    print(f"{len(rows)} approvals")
+    print(counted(len(rows), "approval"))
     return OK
 
 

@@ -14,7 +14,7 @@ from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files, point_in_time
 from car_trio.cli.flags import Flag, Home, Json
 from car_trio.cli.listing import table
-from car_trio.cli.screen import human_size, say_json
+from car_trio.cli.screen import counted, human_size, say_json
 from car_trio.store.lock import lock_is_held
 from car_trio.store.run_store import RunStore
 from car_trio.store.survey import survey
@@ -70,7 +70,7 @@ def remove(
     files: Files, rows: list[CatalogRow], *, dry_run: bool, yes: bool, home: str | None, json: bool
 ) -> int:
     """Says what would be removed, asks, removes."""
-    if not json:
+    if rows and not json:
         for line in table(rows):
             print(line)
     total = sum(row.bytes for row in rows)
@@ -81,16 +81,22 @@ def remove(
     if json:
         say_json({"would_remove": [row.run_id for row in rows], "bytes": total, "removed": gone})
     elif agreed:
-        print(f"removed {len(gone)} of {len(rows)} runs")
+        print(f"removed {len(gone)} of {counted(len(rows), 'run')}")
+    elif rows:
+        print(f"{counted(len(rows), 'run')}, {human_size(total)}, would be removed; nothing was")
     else:
-        print(f"{len(rows)} runs, {human_size(total)}, would be removed; nothing was")
+        print("no run is to be removed")
     return OK if dry_run or len(gone) == len(rows) else NO
 
 
 def agreed_to(rows: list[CatalogRow], total: int) -> bool:
     """Asks; anything but a yes, also no answer at all, is a no."""
-    some = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
-    print(f"Remove {some}, {human_size(total)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(
+        f"Remove {counted(len(rows), 'run')}, {human_size(total)}? [y/N] ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):  # nobody has ended the line of the question
         print(file=sys.stderr)
@@ -126,7 +132,7 @@ def reindex(*, home: Home = None) -> int:
     bar = Bar(total)
     RunStore(files.root).reindex(bar.step)
     bar.close()
-    print(f"{total} runs in the catalog")
+    print(f"{counted(total, 'run')} in the catalog")
     return OK
 
 

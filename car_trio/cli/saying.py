@@ -52,16 +52,14 @@ def evidence(outcome: AgentOutcome) -> Iterator[str]:
         yield bytes(piece).decode(errors="replace")
 
 
-def counted(metrics: Metrics) -> str:
+def counts(metrics: Metrics) -> str:
     """What the agent counted; nothing for what it left at zero."""
-    took = lasting(metrics.duration_ms / 1000) if metrics.duration_ms else ""
-    counts = {
-        "turns": metrics.turns,
-        "tool calls": metrics.tool_calls,
-        "retries": metrics.retries,
-        "actions succeeded": metrics.actions_succeeded,
-        "actions failed": metrics.actions_failed,
-    }
-    return ", ".join(
-        [*(f"{count} {name}" for name, count in counts.items() if count), *([took] if took else [])]
+    known = (
+        (metrics.turns, "turn", "turns"),
+        (metrics.tool_calls, "tool call", "tool calls"),
+        (metrics.retries, "retry", "retries"),
+        (metrics.actions_succeeded, "action succeeded", "actions succeeded"),
+        (metrics.actions_failed, "action failed", "actions failed"),
     )
+    told = [f"{count} {one if count == 1 else many}" for count, one, many in known if count]
+    return ", ".join([*told, *([lasting(metrics.duration_ms / 1000)] if metrics.duration_ms else [])])

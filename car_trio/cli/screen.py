@@ -78,6 +78,11 @@ def padded(text: str, wide: int) -> str:
     return text + " " * (wide - columns(text))
 
 
+def counted(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def folded(text: str, room: int) -> str:
     """Foreign text on one line; in a terminal cut to so many columns."""
     if not is_terminal():

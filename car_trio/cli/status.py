@@ -10,7 +10,7 @@ import msgspec
 from car_trio.cli.app import OK, UNREACHABLE
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Home, Json
-from car_trio.cli.screen import human_size, lasting, moment, say_json, styled
+from car_trio.cli.screen import counted, human_size, lasting, moment, say_json, styled
 from car_trio.config import Config, environment, load, read_regular
 from car_trio.store.lock import lock_is_held
 from car_trio.store.survey import survey
@@ -133,7 +133,7 @@ def show(found: Status) -> None:
         line("uptime", lasting(health["uptime_secs"]))
         if "connections" in health:
             others = max(0, health["connections"] - 1)  # without this command's own
-            line("busy with", f"{others} connections, {health['open_runs']} open runs")
+            line("busy with", f"{counted(others, 'connection')}, {counted(health['open_runs'], 'open run')}")
         line("store", f"{health['store']}, durability {health['durability']}")
         line("auth", "on" if health["auth_enabled"] else "off: every local connection may do everything")
     elif found.running:

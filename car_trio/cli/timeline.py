@@ -8,10 +8,11 @@ from datetime import UTC
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from car_trio.cli.saying import counted, cuts, ended_badly, evidence, exit_of, is_in_output
+from car_trio.cli.saying import counts, cuts, ended_badly, evidence, exit_of, is_in_output
 from car_trio.cli.screen import (
     ago,
     columns,
+    counted,
     folded,
     human_size,
     is_terminal,
@@ -49,7 +50,7 @@ def heading(row: CatalogRow) -> Iterator[str]:
     yield f"{styled('intent', 'dim')}  {folded(row.intent, room)}"
     if row.outcome_description:
         yield f"{styled('wanted', 'dim')}  {folded(row.outcome_description, room)}"
-    size = f"{row.turn_count} turns, {human_size(row.bytes)}"
+    size = f"{counted(row.turn_count, 'turn')}, {human_size(row.bytes)}"
     took = f", took {lasting(seconds_between(row.started_at, row.ended_at))}" if row.ended_at else ""
     yield f"{styled('status', 'dim')}  {toned(row.status)}{end}, {size}{took}"
     yield f"{styled('began', 'dim')}   {folded(began(row.started_at), room)}"
@@ -149,7 +150,7 @@ class Timeline:
         pieces = list(evidence(outcome))
         for piece in pieces if self._whole else [f"[{','.join(pieces)}]"] if pieces else []:
             yield from self._field("evidence  ", piece)
-        yield from self._field("counted   ", counted(outcome.metrics) or None)
+        yield from self._field("counted   ", counts(outcome.metrics) or None)
         yield from self._cuts(ended.truncated)
 
     def _cuts(self, truncated: Mapping[str, Cut] | UnsetType | None) -> Iterator[str]:

@@ -16,7 +16,7 @@ import msgspec
 from car_trio.cli.app import DAMAGED, OK
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import say_json, styled
+from car_trio.cli.screen import counted, say_json, styled
 from car_trio.cli.timeline import decoded
 from car_trio.store.lock import lock_is_held
 from car_trio.store.reader import Record
@@ -64,8 +64,8 @@ def verify(
         open_runs = f", {checked.open} still open" if checked.open else ""
         torn = f", {checked.torn_bytes} torn bytes at their ends" if checked.torn_bytes else ""
         print(
-            f"{checked.runs} runs, {checked.records} records, {checked.turns} turns{open_runs}{torn}: "
-            f"{len(checked.faults)} faults"
+            f"{counted(checked.runs, 'run')}, {counted(checked.records, 'record')}, "
+            f"{counted(checked.turns, 'turn')}{open_runs}{torn}: {counted(len(checked.faults), 'fault')}"
         )
     return DAMAGED if checked.faults else OK
 

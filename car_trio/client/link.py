@@ -245,5 +245,12 @@ def request_frame(request_id: int, method: str, params: object) -> bytes:
 def _result(reply: frames.Frame) -> Raw:
     if reply.error is not UNSET:
         error = frames.read_error(reply.error)
-        raise CallRefused(error.code, error.message, error.data)
+        raise CallRefused(error.code, error.message, _said(error.data))
     return NULL if reply.result is UNSET else reply.result
+
+
+def _said(data: Raw) -> Any:
+    """What a refusal says beside its message; nothing when that cannot be read."""
+    with suppress(msgspec.MsgspecError, RecursionError):
+        return msgspec.json.decode(data)
+    return None

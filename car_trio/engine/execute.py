@@ -1,11 +1,10 @@
 """Executing a proposal (protocol `engine.md` sections 1 and 8): the only part of the engine that waits.
 
 Levels run one after another. Within a level one task holds the lead: it begins the actions in list order and
-finishes each before the next, until it has to wait for a tool. Just before it calls one it leaves a standby
-task in the nursery; Trio runs that only when the leader really waits, and then the standby takes the lead and
-begins the next action. A tool that answers at once never lets the standby in, so its rows are the sequential
-ones, and a level costs one task however many such calls it holds. A leader that pauses before a retry keeps
-the lead: what follows in the list must see the state that the retried action leaves.
+finishes each before the next, until it has to wait for a tool. In the moment in which a tool's call begins to wait
+the leader leaves a standby task in the nursery, which takes the lead and begins the next action. A tool that answers
+at once never waits, so its rows are the sequential ones, and a level of such calls costs no task at all. A leader
+that pauses before a retry keeps the lead: what follows in the list must see the state that the retried action leaves.
 
 Whatever an action decides (skip, reject, reuse, write, abort) is decided in one stretch without a checkpoint.
 """
@@ -13,9 +12,10 @@ Whatever an action decides (skip, reject, reuse, write, abort) is decided in one
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Container, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Container, Coroutine, Generator, Sequence
+from dataclasses import dataclass
+from types import coroutine
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import msgspec
 import trio
@@ -24,7 +24,7 @@ from car_trio.engine.effects import State, ToolFailed
 from car_trio.engine.explain import syntax_error
 from car_trio.engine.model import parse, plain
 from car_trio.engine.ordering import levels
-from car_trio.engine.progress import Check, Clock, Event, Progress, Report, Surroundings
+from car_trio.engine.progress import CLOCK, Check, Clock, Event, Progress, Report, Surroundings
 from car_trio.engine.results import Row
 from car_trio.engine.values import identity
 from car_trio.wire.proposals import Action, Proposal
@@ -39,6 +39,8 @@ LEAST_BUDGET_SECONDS: Final = 1800.0
 BREATH: Final = 128
 """So many actions may run without a checkpoint; then other connections get their turn."""
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Call = Callable[[Action, int], Awaitable[Any]]
 
 
@@ -46,14 +48,16 @@ Call = Callable[[Action, int], Awaitable[Any]]
 class _Level:
     """A level under way. `leader` is the place of the action begun last: the task at it holds the lead,
     unless `free` says that it waits for a tool and another may take it. `standby`: one is scheduled for that.
+    `tasks` counts those in the nursery of callers; the level is over when its first leader is done and they are.
     """
 
     todo: deque[int]
-    callers: trio.Nursery | None = None
+    callers: trio.Nursery | None
     leader: int = -1
     free: bool = False
     standby: bool = False
-    errors: list[Exception] = field(default_factory=list[Exception])
+    tasks: int = 0
+    over: trio.Event | None = None
 
     def begin(self) -> int:
         self.leader = self.todo.popleft()
@@ -64,6 +68,17 @@ class _Level:
         """The action at `place` has its answer: if nobody took the lead meanwhile, it has it again."""
         if self.leader == place:
             self.free = False
+
+    def left(self) -> None:
+        """A task is done."""
+        self.tasks -= 1
+        if self.over is not None and not self.tasks:
+            self.over.set()
+
+    async def ended(self) -> None:
+        if self.tasks:
+            self.over = trio.Event()
+            await self.over.wait()
 
 
 def _pass(action: Action) -> Sequence[str]:
@@ -119,7 +134,7 @@ class Execution:
         clock: Clock | None = None,
         shown: Sequence[msgspec.Raw] | None = None,
     ) -> None:
-        around = Surroundings(state, check, registered, event, final, clock or Clock())
+        around = Surroundings(state, check, registered, event, final, clock or CLOCK)
         self._progress = Progress(proposal, around, shown)
         self._actions = proposal.actions
         self._call = call
@@ -128,6 +143,7 @@ class Execution:
         self._aborted = trio.Event()
         self._in_flight: dict[bytes, trio.Event] = {}
         self._succeeded: dict[bytes, Row] = {}
+        self._errors: list[Exception] = []
 
     @property
     def rows(self) -> Sequence[Row | None]:
@@ -148,32 +164,48 @@ class Execution:
             return self.refuse(reason)
         self._progress.received()
         try:
-            for level in levels(self._actions):
-                await self._run_level(level)
+            await self._run_levels(levels(self._actions))
         finally:
             self._progress.deliver_rest()
         return self._progress.conclude()
 
-    async def _run_level(self, places: Sequence[int]) -> None:
+    async def _run_levels(self, order: Sequence[Sequence[int]]) -> None:
+        """One nursery serves all levels, because opening one costs more than an action. Without a level in which one
+        action could wait and another go on there is none."""
+        if not any(map(self._has_company, order)):
+            for places in order:
+                await self._run_level(places, None)
+            return
+        async with trio.open_nursery() as callers:
+            for places in order:
+                await self._run_level(places, callers)
+                if self._errors:
+                    break
+        if self._errors:
+            raise self._errors[0]
+
+    def _has_company(self, places: Sequence[int]) -> bool:
+        """Whether there is something to wait for in a level, and somebody to hand the lead to."""
+        return len(places) > 1 and any(self._actions[place].type == "tool_call" for place in places)
+
+    async def _run_level(self, places: Sequence[int], callers: trio.Nursery | None) -> None:
         if self._aborted.is_set():
             for place in places:
                 self._progress.turn_away(place, "skipped", "skipped due to earlier abort")
             return
-        level = _Level(deque(places))
-        if len(places) == 1 or all(self._actions[place].type != "tool_call" for place in places):
-            await self._lead(level)  # nobody to hand the lead to, or nothing to wait for
-            return
-        async with trio.open_nursery() as level.callers:
-            await self._lead_or_end(level, level.callers)
-        if level.errors:
-            raise level.errors[0]
+        level = _Level(deque(places), callers)
+        if callers is None:
+            await self._lead(level)
+        else:
+            await self._lead_or_end(level, callers)
+            await level.ended()
 
     async def _lead_or_end(self, level: _Level, callers: trio.Nursery) -> None:
         """Caught inside the nursery, so that a caller sees the error itself and not a group."""
         try:
             await self._lead(level)
         except Exception as error:
-            level.errors.append(error)
+            self._errors.append(error)
             callers.cancel_scope.cancel()
 
     async def _lead(self, level: _Level) -> None:
@@ -190,16 +222,20 @@ class Execution:
 
     async def _stand_by(self, level: _Level, callers: trio.Nursery) -> None:
         level.standby = False
-        if level.free:
-            await self._lead_or_end(level, callers)
+        try:
+            if level.free:
+                await self._lead_or_end(level, callers)
+        finally:
+            level.left()
 
     def _let_others(self, level: _Level, place: int) -> None:
-        """The action at `place` is about to wait for a tool: from then on its lead may be taken."""
+        """The action at `place` begins to wait for a tool: from now on its lead may be taken."""
         if level.callers is None or level.leader != place or not level.todo:
             return
         level.free = True
         if not level.standby:
             level.standby = True
+            level.tasks += 1
             level.callers.start_soon(self._stand_by, level, level.callers)
 
     async def _act(self, place: int, level: _Level) -> None:
@@ -240,9 +276,11 @@ class Execution:
             try:
                 if action.type != "tool_call":
                     return self._progress.perform(action, began)
-                self._let_others(level, place)
+                call = self._call_tool(action, attempt)
                 try:
-                    output = await self._call_tool(action, attempt)
+                    output = await (
+                        call if level.callers is None else _noticed(call, self._let_others, level, place)
+                    )
                 finally:
                     level.came_back(place)
                 return self._progress.success(action, output, {}, began)
@@ -279,6 +317,21 @@ class Execution:
         with trio.move_on_after(_pause_before(attempt)):
             await self._aborted.wait()
         return not self._aborted.is_set()
+
+
+@coroutine
+def _noticed(
+    call: Coroutine[Any, Any, T], waits: Callable[[*Ts], None], *args: *Ts
+) -> Generator[Any, Any, T]:
+    """What `call` returns. When it begins to wait, `waits(*args)` is called first; if it never does, never."""
+    try:
+        waited_for = call.send(None)
+        waits(*args)
+        while True:  # Trio only ever sends: a cancellation, too, is raised by what it was waiting in
+            waited_for = call.send((yield waited_for))
+    except StopIteration as done:
+        output: T = done.value
+        return output
 
 
 def _pause_before(attempt: int) -> float:

@@ -26,7 +26,7 @@ import msgspec
 from car_trio.engine.explain import Misfit, misfit, pointer, syntax_error
 from car_trio.engine.values import MAX_DEPTH, is_list, is_object, too_deep
 from car_trio.wire.frames import is_utf8
-from car_trio.wire.pieces import Repeated, at_once, decoded_in_steps
+from car_trio.wire.pieces import Repeated, TooMany, at_once, decoded_in_steps, most_containers
 from car_trio.wire.proposals import Action, Proposal
 
 LARGE_BYTES: Final = 256 * 1024
@@ -34,6 +34,8 @@ ACTIONS_AT_ONCE: Final = 1000
 PREFIX: Final = "invalid proposal JSON: "
 _FREE_FORM_DEPTH: Final = 3
 """How deep `parameters` and its like stand in a proposal."""
+_SHORT: Final = 16 * 1024
+_DEEPEST: Final = MAX_DEPTH - _FREE_FORM_DEPTH
 
 _scanners: Any = json.scanner
 _decoder = msgspec.json.Decoder(Proposal)
@@ -56,7 +58,7 @@ class _Twice:
 def parse(proposal: Any, prefix: str = PREFIX) -> Proposal:
     """The proposal with every default filled in. Raises `InvalidProposal`."""
     try:
-        return _normalised(_decode(proposal))
+        return _normalised(_decode(proposal), _may_be_deep(proposal))
     except Misfit as reason:
         raise InvalidProposal(f"{prefix}{reason}") from None
     except RecursionError:
@@ -68,6 +70,8 @@ def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
     if len(raw) > LARGE_BYTES and _is_json(raw):
         return _parse_large(raw, prefix)
     proposal = parse(raw, prefix)
+    if len(raw) <= _SHORT and _is_as_we_write(raw):
+        return proposal
     try:
         path = _duplicate(raw)
     except RecursionError:
@@ -77,6 +81,25 @@ def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
     if path:
         raise InvalidProposal(f"{prefix}duplicate key `{path[-1]}` at {pointer(path)}")
     return proposal
+
+
+def _is_as_we_write(raw: bytes) -> bool:
+    """Whether the text is, but for the space between its tokens, what its decoded value is encoded to: then no key
+    stands twice in it. Most texts are, and where they are not long this is faster than looking at each object."""
+    try:
+        return msgspec.json.format(raw, indent=-1) == msgspec.json.encode(msgspec.json.decode(raw))
+    except (ValueError, RecursionError):  # looking at each object tells what is wrong
+        return False
+
+
+def _may_be_deep(proposal: Any) -> bool:
+    """Whether values can nest too deeply: not in a text with fewer brackets than that. Of a long one it is faster to
+    look at the values."""
+    if not isinstance(proposal, (str, bytes, bytearray)) or len(proposal) > _SHORT:
+        return True
+    if isinstance(proposal, str):
+        return proposal.count("{") + proposal.count("[") > _DEEPEST
+    return proposal.count(b"{") + proposal.count(b"[") > _DEEPEST
 
 
 def _is_json(raw: bytes) -> bool:
@@ -89,13 +112,16 @@ def _is_json(raw: bytes) -> bool:
 
 def _parse_large(raw: bytes, prefix: str) -> Proposal:
     """The same piece by piece, for a thread: others go on meanwhile."""
+    most = most_containers(len(raw))
     try:
         try:
-            return _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, unique=True))))
+            return _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, most, unique=True))))
         except Repeated:
             # What else is wrong with it is said first.
-            _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize))))
+            _normalised(_converted(at_once(decoded_in_steps(raw, sys.maxsize, most))))
         path = _duplicate(raw, _Patient)
+    except TooMany as error:
+        raise InvalidProposal(f"{prefix}{error} at /") from None
     except msgspec.ValidationError:
         raise InvalidProposal(f"{prefix}number out of range at /") from None
     except Misfit as reason:
@@ -188,25 +214,21 @@ def _reason(proposal: Any) -> Misfit:
     return misfit(document) or Misfit("invalid value at /")
 
 
-def _normalised(proposal: Proposal) -> Proposal:
-    for place, action in enumerate(proposal.actions):
-        if any(too_deep(value, MAX_DEPTH - _FREE_FORM_DEPTH) for value in _free_form(action)):
-            raise Misfit(f"recursion limit exceeded at /actions/{place}")
-    if too_deep(proposal.context, MAX_DEPTH - 1):
-        raise Misfit("recursion limit exceeded at /context")
+def _normalised(proposal: Proposal, may_be_deep: bool = True) -> Proposal:
+    if may_be_deep:
+        _bound_depth(proposal)
     timestamp = utc(proposal.timestamp)
     if timestamp == proposal.timestamp:
         return proposal
     return msgspec.structs.replace(proposal, timestamp=timestamp)
 
 
-def _free_form(action: Action) -> list[Any]:
-    values: list[Any] = [action.parameters, action.expected_effects, action.metadata]
-    values += [each.value for each in action.preconditions]
-    values += [each.expected_value for each in action.assumptions]
-    if action.compensation is not None:
-        values.append(action.compensation.plain())
-    return values
+def _bound_depth(proposal: Proposal) -> None:
+    for place, action in enumerate(proposal.actions):
+        if any(too_deep(value, _DEEPEST) for value in action.free_form()):
+            raise Misfit(f"recursion limit exceeded at /actions/{place}")
+    if too_deep(proposal.context, MAX_DEPTH - 1):
+        raise Misfit("recursion limit exceeded at /context")
 
 
 def utc(timestamp: str) -> str:
@@ -216,10 +238,12 @@ def utc(timestamp: str) -> str:
         raise Misfit("input contains invalid characters at /timestamp")
     day, time, fraction, zulu, offset = found.groups()
     try:
-        moment = datetime.fromisoformat(f"{day}T{time}{'+00:00' if zulu else offset}").astimezone(UTC)
+        moment = datetime.fromisoformat(f"{day}T{time}")
+        if not zulu:
+            moment = datetime.fromisoformat(f"{day}T{time}{offset}").astimezone(UTC).replace(tzinfo=None)
     except (ValueError, OverflowError):
         raise Misfit("input is out of range at /timestamp") from None
-    return f"{moment.replace(tzinfo=None).isoformat()}{_fraction(fraction or '')}Z"
+    return f"{moment.isoformat()}{_fraction(fraction or '')}Z"
 
 
 def _fraction(digits: str) -> str:

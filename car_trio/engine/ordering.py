@@ -15,22 +15,20 @@ from car_trio.wire.proposals import Action
 
 def written_keys(action: Action) -> list[str]:
     """The keys an action declares to write: a `state_write`'s own, then its expected effects."""
-    keys = list(action.expected_effects)
-    if (
-        action.type == "state_write"
-        and (key := action.key) is not None
-        and key not in action.expected_effects
-    ):
-        keys.insert(0, key)
-    return keys
+    effects = action.expected_effects
+    key = action.key if action.type == "state_write" else None
+    if key is None or key in effects:
+        return list(effects)
+    return [key, *effects]
 
 
 def writers(actions: Sequence[Action]) -> dict[str, list[int]]:
     """For each written key the places of its writers, in list order."""
     found: dict[str, list[int]] = {}
     for place, action in enumerate(actions):
-        for key in written_keys(action):
-            found.setdefault(key, []).append(place)
+        if action.expected_effects or action.type == "state_write":
+            for key in written_keys(action):
+                found.setdefault(key, []).append(place)
     return found
 
 
@@ -40,9 +38,8 @@ def edges(actions: Sequence[Action]) -> list[list[int]]:
     previous_write: dict[str, int] = {}
     waits_for: list[list[int]] = []
     for place, action in enumerate(actions):
-        found = [
-            writer for key in action.state_dependencies if (writer := last_writer.get(key, place)) < place
-        ]
+        keys = action.state_dependencies
+        found = [writer for key in keys if (writer := last_writer.get(key, place)) < place] if keys else []
         if action.type == "state_write" and (key := action.key) is not None:
             if key in previous_write:
                 found.append(previous_write[key])

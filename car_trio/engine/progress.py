@@ -7,9 +7,9 @@ and counted before they are handed over, so that none is delivered twice whateve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -30,6 +30,9 @@ class Clock:
 
     wall_ns: Callable[[], int] = time.time_ns
     tick_ns: Callable[[], int] = time.perf_counter_ns
+
+
+CLOCK: Final = Clock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,9 @@ class Progress:
 
     def reasons_against(self, action: Action) -> str | None:
         """The reasons to reject the action, joined; None admits it."""
-        reasons = [*self._own_reasons(action), *self._policy_reasons(action)]
-        if reasons:
-            return "; ".join(reasons)
+        own, policies = self._own_reasons(action), self._policy_reasons(action)
+        if own or policies:
+            return "; ".join([*own, *policies])
         self._event("action_validated", action, {})
         return None
 
@@ -150,14 +153,18 @@ class Progress:
     def _stamp(self) -> str:
         return timestamp(self._around.clock.wall_ns())
 
-    def _own_reasons(self, action: Action) -> Iterator[str]:
+    def _own_reasons(self, action: Action) -> list[str]:
+        said: list[str] = []
         if action.type == "tool_call" and action.tool is not None and self._lacks(action.tool):
-            yield f"tool '{action.tool}' is not registered"
+            said.append(f"tool '{action.tool}' is not registered")
         if isinstance(action.compensation, ToolCompensation) and self._lacks(action.compensation.tool):
-            yield f"compensation tool '{action.compensation.tool}' is not registered"
-        yield from failed_preconditions(action, self._around.state)
-        for key in missing_dependencies(action, self._around.state):
-            yield f"state dependency '{key}' not found"
+            said.append(f"compensation tool '{action.compensation.tool}' is not registered")
+        if action.preconditions:
+            said += failed_preconditions(action, self._around.state)
+        if action.state_dependencies:
+            missing = missing_dependencies(action, self._around.state)
+            said += [f"state dependency '{key}' not found" for key in missing]
+        return said
 
     def _lacks(self, tool: str) -> bool:
         registered = self._around.registered

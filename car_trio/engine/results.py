@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from car_trio.engine.values import Uncanonical, digest
+from car_trio.engine.values import SAFE_INTEGER, Uncanonical, digest, is_simple
 from car_trio.wire.proposals import Action, Proposal
 
 Row = dict[str, Any]
@@ -86,7 +86,7 @@ def refusal_of(proposal: Proposal, plain: dict[str, Any]) -> tuple[str | None, s
     form.
     """
     try:
-        fingerprint = digest(plain)
+        fingerprint = digest(plain, _is_simple(proposal))
     except Uncanonical as reason:
         return str(reason), None
     seen: set[str] = set()
@@ -95,6 +95,19 @@ def refusal_of(proposal: Proposal, plain: dict[str, Any]) -> tuple[str | None, s
             return f"duplicate action id '{action.id}'", fingerprint
         seen.add(action.id)
     return None, fingerprint
+
+
+def _is_simple(proposal: Proposal) -> bool:
+    """`values.is_simple` of a plan, looking only where a client may put a number."""
+    return is_simple(proposal.context) and all(map(_is_simple_action, proposal.actions))
+
+
+def _is_simple_action(action: Action) -> bool:
+    return (
+        (action.timeout_ms is None or action.timeout_ms <= SAFE_INTEGER)
+        and all((each.read_version or 0) <= SAFE_INTEGER for each in action.assumptions)
+        and all(map(is_simple, action.free_form()))
+    )
 
 
 def result(

@@ -123,32 +123,34 @@ def too_deep(value: Any, room: int) -> bool:
     return False
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: Any, simple: bool | None = None) -> bytes:
     """RFC 8785: sorted keys, compact, numbers as ECMAScript prints them. Raises `Uncanonical`.
 
-    A document without floats, with small integers and without exotic characters encodes canonically as it is.
+    A document without floats, with small integers and without exotic characters encodes canonically as it is. `simple`
+    says whether the numbers are such, if that is known.
     """
-    if _is_simple(value):
+    if is_simple(value) if simple is None else simple:
         encoded = _compact.encode(value)
         if encoded.isascii() or not _BEYOND_SURROGATES.search(encoded.decode()):
             return encoded
     return _canonical(value).encode()
 
 
-def digest(value: Any) -> str:
+def digest(value: Any, simple: bool | None = None) -> str:
     """SHA-256 of the canonical form, in hex. Raises `Uncanonical`."""
-    return sha256(canonical(value)).hexdigest()
+    return sha256(canonical(value, simple)).hexdigest()
 
 
-def _is_simple(value: Any) -> bool:
+def is_simple(value: Any) -> bool:
+    """Whether it holds no numbers but integers that every reader can read."""
     kind = value.__class__
     if kind in _ALWAYS_SIMPLE:
         return True
     if kind is int:
         return bool(-SAFE_INTEGER <= value <= SAFE_INTEGER)
     if kind is dict:
-        return all(map(_is_simple, value.values())) if value else True
-    return kind is list and (all(map(_is_simple, value)) if value else True)
+        return all(map(is_simple, value.values())) if value else True
+    return kind is list and (all(map(is_simple, value)) if value else True)
 
 
 def _canonical(value: Any) -> str:

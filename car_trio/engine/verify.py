@@ -155,15 +155,17 @@ def _walk(
     for level in order:
         for place in level:
             action = actions[place]
-            for problem in failed_preconditions(action, state):
+            for problem in failed_preconditions(action, state) if action.preconditions else ():
                 yield Issue("preconditions", action.id, f"precondition will fail: {problem}")
-            for key in missing_dependencies(action, state):
+            for key in missing_dependencies(action, state) if action.state_dependencies else ():
                 message = f"state dependency '{key}' not available at this point"
                 yield Issue("state_dependencies", action.id, message)
             if action.type == "tool_call":
                 yield from _tool_call(action, registry)
-            yield from _compensation(action, ids, registry)
-            state.update(declared_writes(action))
+            if action.compensation is not None or action.reversibility == "compensable":
+                yield from _compensation(action, ids, registry)
+            if action.expected_effects or action.type == "state_write":
+                state.update(declared_writes(action))
 
 
 def _tool_call(action: Action, registry: Registry) -> Iterator[Issue]:

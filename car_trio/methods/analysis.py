@@ -21,6 +21,7 @@ from car_trio.engine.simulate import equivalent, simulate
 from car_trio.engine.transaction import transaction_check
 from car_trio.engine.verify import verify
 from car_trio.methods.context import Context
+from car_trio.state.policies import outgrows
 from car_trio.state.values import decoded, large_bytes
 from car_trio.wire.analysis import (
     Equivalent,
@@ -84,6 +85,12 @@ def _too_many(what: str, count: int, most: int) -> Refusal:
     return invalid_params(f"the proposal has {count} {what}, at most {most} are compared; split it")
 
 
+def _size_of(state: dict[str, Any]) -> int:
+    """How much there is to look at, where it matters: what is still JSON, and what is decoded and large."""
+    decoded_bytes = LARGE_BYTES + 1 if outgrows(list(state.values()), LARGE_BYTES) else 0
+    return large_bytes(state) + decoded_bytes
+
+
 class Verification(NamedTuple):
     """`verify` as it was asked, with what the connection knew at that moment."""
 
@@ -104,7 +111,7 @@ def admit_verify(context: Context, ask: Verify) -> Verification:
 
 
 async def verified(context: Context, asked: Verification) -> Raw:
-    size = len(bytes(asked.ask.proposal)) + large_bytes(asked.state)
+    size = len(bytes(asked.ask.proposal)) + _size_of(asked.state)
     return await _answered(context, size, _verify, asked)
 
 
@@ -125,7 +132,7 @@ def admit_simulate(context: Context, ask: Simulate) -> Simulation:
 
 
 async def simulated(context: Context, asked: Simulation) -> Raw:
-    size = len(asked.raw) + large_bytes(asked.state)
+    size = len(asked.raw) + _size_of(asked.state)
     return await _answered(context, size, lambda: simulate(parse_strict(asked.raw), decoded(asked.state)))
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Generator
 from functools import partial
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from car_trio.methods.context import Answer, CallbackTimedOut, ChannelClosed, Client, Context
-from car_trio.state.chat import Chat, Fields
+from car_trio.state.chat import Chat, Fields, read_fields
 from car_trio.wire.chat import (
     AgentChat,
     ApproveInChat,
@@ -26,6 +27,7 @@ from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.frames import ErrorObject
 
 ACK_SECONDS = 5.0
+NO = Raw(b"false")
 
 
 class Opening(NamedTuple):
@@ -49,7 +51,7 @@ async def chat(context: Context, opening: Opening) -> Answer:
     is_accepted = False
     try:
         reply = await answered(opening.agent, asked.agent_id, "agent.chat", opening.ask)
-        is_accepted = says(reply, "accepted")
+        is_accepted = said(reply).accepted != NO
     finally:
         if not is_accepted:
             chats.abandon(asked)
@@ -78,7 +80,11 @@ def may_approve(context: Context, ask: ApproveInChat) -> Decision:
 
 async def approve(_: Context, decision: Decision) -> ChatResolved:
     reply = await answered(decision.agent, decision.chat.agent_id, "agent.chat.approve", decision.ask)
-    return ChatResolved(says(reply, "resolved"), decision.chat.id)
+    return ChatResolved(said(reply).resolved != NO, decision.chat.id)
+
+
+def read_event(_: Context, fields: Fields) -> Generator[None, None, Fields]:
+    return read_fields(fields)
 
 
 def event(context: Context, fields: Fields) -> None:
@@ -98,12 +104,19 @@ async def answered(agent: Client, agent_id: str, method: str, params: object) ->
     return reply
 
 
-def says(reply: Raw, word: str) -> bool:
-    """An answer means yes, unless it is an object in which this word is `false`."""
+class Said(Struct):
+    """What an agent's answer may say; whatever else is in it is not read."""
+
+    accepted: Raw = Raw(b"true")
+    resolved: Raw = Raw(b"true")
+
+
+def said(reply: Raw) -> Said:
+    """An answer means yes, unless it is an object in which the word is `false`."""
     try:
-        return msgspec.json.decode(reply, type=dict[str, object]).get(word) is not False
+        return msgspec.json.decode(reply, type=Said)
     except (msgspec.MsgspecError, RecursionError):
-        return True
+        return Said()
 
 
 def check_attachments(attachments: list[ImageBase64 | ImageUrl]) -> None:

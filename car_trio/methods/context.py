@@ -57,7 +57,7 @@ class Store(Protocol):
     @property
     def degraded(self) -> str | None: ...
     def find(self, run_id: str) -> CatalogRow | None: ...
-    def check(self, purpose: Literal["start", "turns"]) -> None: ...
+    def check(self, purpose: Literal["start", "turns"], run: RunRef) -> None: ...
     def list_runs(
         self, agent_id: str, cursor: str | None, limit: int | None, newer: list[CatalogRow]
     ) -> Paged: ...
@@ -185,6 +185,10 @@ class Context:
     client: Client
     waiting: Waiting
     allow: Callable[[float], None]
+
+    def of_request(self, allow: Callable[[float], None]) -> Context:
+        """The same for one request."""
+        return Context(self.daemon, self.session, self.events, self.client, self.waiting, allow)
 
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Runs a plain function that blocks (disk, SQLite). If cancelled, the thread ends by itself, unheard."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from car_trio.methods.context import Answer, Context
-from car_trio.wire.errors import Refusal
+from car_trio.state.events import MAX_PAYLOAD_BYTES, bounded
+from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.events import QueryEvents
 from car_trio.wire.session import NoParams
 
@@ -13,7 +14,15 @@ def count(context: Context, _: NoParams) -> int:
 
 
 def admit_query(context: Context, ask: QueryEvents) -> QueryEvents:
-    """What happened before the question is part of the answer."""
+    """What happened before the question is part of the answer. Raises Refusal (-32602) for more than any event has."""
+    matches = ask.data_matches or {}
+    size = sum(len(bytes(value)) for value in matches.values())
+    if size > MAX_PAYLOAD_BYTES:
+        raise invalid_params(
+            f"events.query: data_matches has {size} bytes, at most {MAX_PAYLOAD_BYTES} are possible; shorten it"
+        )
+    for key, value in matches.items():
+        bounded(f"events.query: data_matches.{key[:80]}", value)
     context.events.flush()
     return ask
 

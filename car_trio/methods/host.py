@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 from car_trio.methods.context import Answer, Context
+from car_trio.state.approvals import read_details
 from car_trio.state.web_sessions import CODE_SECONDS
 from car_trio.wire.host import (
     AgentId,
@@ -64,6 +66,11 @@ def subscribe(context: Context, _: NoParams) -> Answer:
         identity=HostIdentity(version=daemon.version, pid=os.getpid(), boot_id=daemon.boot_id),
     )
     return Answer(snapshot, then=feed.begin)
+
+
+def with_details(_: Context, ask: RequestApproval) -> Generator[None, None, RequestApproval]:
+    ask.details = yield from read_details("host.request_approval: details", ask.details)
+    return ask
 
 
 def request_approval(context: Context, ask: RequestApproval) -> ApprovalRow:

@@ -4,12 +4,10 @@ The colour of `call` is its concurrency contract. A `def` runs in the connection
 An `async def` gets a task of its own, because it waits; what it decides on entry (who may, which run is current) is
 its `admit`, a `def` that still runs in the reader, because Trio starts tasks in random order.
 
-A `def` whose params can be large has `slices`: a generator that prepares them step by step and returns what `call`
-gets. Of a small message the steps run in the reader, or `whole` does the same in one; of a large one they run in a
-task, with the loop in between.
-
-`free_form` marks params of which a large part may be plain values: a large message is decoded piece by piece, by the
-same task, and what a method's `slices` make of it comes after that.
+The params of a large message are decoded by a task, with the loop in between (`params.py`). `free_form` marks params
+of which a large part may be plain values: those are decoded piece by piece. A `def` whose params take long to prepare
+has `slices` too: a generator that does it step by step and returns what `call` gets. Of a small message the steps
+run in the reader, or `whole` does the same in one.
 
 `who` is who may call it; the dispatch refuses everybody else before it looks at the params. What else a caller must be,
 the owner of this run, say, only the method can tell.
@@ -21,7 +19,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -29,9 +26,10 @@ import msgspec
 import msgspec.inspect
 from msgspec import UNSET, Raw, UnsetType
 
+from car_trio.methods.params import counted, plain_in_steps, shape_of
 from car_trio.state.session import Who
 from car_trio.wire.errors import Refusal, invalid_params
-from car_trio.wire.pieces import decoded_in_steps
+from car_trio.wire.pieces import TooMany
 
 NULL = Raw(b"null")
 EMPTY = b"{}"
@@ -45,7 +43,7 @@ class Method:
 
     __slots__ = (
         "_decode",
-        "_raw_members",
+        "_shape",
         "admit",
         "call",
         "free_form",
@@ -91,7 +89,7 @@ class Method:
         self.free_form = free_form
         self.is_async = inspect.iscoroutinefunction(call)
         self._decode = msgspec.json.Decoder(params).decode
-        self._raw_members = members(params, msgspec.inspect.RawType) if free_form else {}
+        self._shape = shape_of(params)
 
     def decode(self, name: str, raw: Raw | UnsetType) -> Any:
         """The params in their type; absent and null mean `{}`. Raises Refusal (-32602) naming field and expectation."""
@@ -101,33 +99,26 @@ class Method:
             raise self._misfit(name, error) from None
 
     def decode_in_steps(self, name: str, raw: Raw) -> Generator[None, None, Any]:
-        """As `decode`, a piece in each step. Members that stay raw in their type are not read."""
+        """As `decode`, in steps."""
         try:
-            plain: Any
-            if bytes(memoryview(raw)[:1]) == b"{":
-                plain = msgspec.json.decode(raw, type=dict[str, Raw])
-                for member in [each for each in plain if not self._raw_members.get(each, True)]:
-                    plain[member] = yield from decoded_in_steps(bytes(plain[member]), sys.maxsize)
-            else:
-                plain = yield from decoded_in_steps(bytes(raw), sys.maxsize)
-            return msgspec.convert(plain, self.params)
+            text = EMPTY if raw == NULL else bytes(raw)
+            if self._shape.is_bounded:
+                text = yield from counted(self._shape, text)
+            if not self.free_form:
+                return self._decode(text)
+            return msgspec.convert((yield from plain_in_steps(self._shape, text)), self.params)
+        except TooMany as error:
+            raise self._misfit(name, f"one of them {error}") from None
         except (msgspec.MsgspecError, RecursionError) as error:
             raise self._misfit(name, error) from None
 
-    def _misfit(self, name: str, error: Exception) -> Refusal:
+    def _misfit(self, name: str, error: Exception | str) -> Refusal:
         said = str(error).replace("`", "") or "nested too deeply"
         if said.startswith("Invalid enum value"):
             said += f", expected one of {', '.join(allowed(self.params, said.rpartition('$')[2]))}"
         if self.requires is not None:
             return invalid_params(f"{name} requires {self.requires}: {said}")
         return invalid_params(f"{name}: params: {said}")
-
-
-def members(kind: Any, of: type) -> dict[str, bool]:
-    """Each member of a struct, and whether its type is, or may be, of this kind."""
-    info: Any = msgspec.inspect.type_info(kind)
-    fields: Any = getattr(info, "fields", ())
-    return {each.encode_name: _one_of(each.type, of) is not None for each in fields}
 
 
 def allowed(kind: Any, path: str) -> list[str]:

@@ -52,7 +52,7 @@ def admit(context: Context, ask: SubmitProposal) -> Submission:
     if degraded is not None:
         raise storage_degraded(degraded, pending=False)
     if run is not None:
-        context.daemon.store.check("turns")
+        context.daemon.store.check("turns", run.ref)
     context.daemon.policies.refresh()
     context.daemon.policies.require()
     return Submission(

@@ -15,7 +15,14 @@ from car_trio.engine.values import MAX_DEPTH, too_deep
 from car_trio.methods.context import Context
 from car_trio.state.values import LARGE_BYTES, Values
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.pieces import TooDeep, read_in_steps
+from car_trio.wire.pieces import (
+    TooDeep,
+    TooMany,
+    encoded_parts,
+    joined_in_steps,
+    most_containers,
+    read_in_steps,
+)
 from car_trio.wire.session import SetState, StateKey, WholeState
 
 
@@ -35,8 +42,8 @@ def large(context: Context, ask: SetState) -> Generator[None, None, Setting]:
     if len(raw) <= LARGE_BYTES:
         return small(context, ask)
     try:
-        yield from read_in_steps(raw, MAX_DEPTH)
-    except TooDeep as error:
+        yield from read_in_steps(raw, MAX_DEPTH, most_containers(len(raw)))
+    except (TooDeep, TooMany) as error:
         raise invalid_params(f"state.set: value {error}") from None
     except msgspec.ValidationError as error:
         raise invalid_params(f"state.set: value cannot be read back: {error}") from None
@@ -74,5 +81,10 @@ def keys(context: Context, ask: WholeState) -> list[str]:
     return sorted(_seen(context, ask.tenant_id))
 
 
-def snapshot(context: Context, ask: WholeState) -> dict[str, Any]:
+def taken(context: Context, ask: WholeState) -> dict[str, Any]:
     return _seen(context, ask.tenant_id).snapshot()
+
+
+async def snapshot(context: Context, values: dict[str, Any]) -> Raw:
+    """All of it as it was when it was asked for. There can be a lot of it, so it is encoded in steps."""
+    return Raw(await context.in_steps(joined_in_steps(encoded_parts(values))))

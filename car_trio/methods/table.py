@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Raw
-
 from car_trio.methods import (
     analysis,
     chat,
@@ -54,7 +52,7 @@ METHODS: dict[str, Method] = {
     "rpc.discover": Method(s.NoParams, discover.discover, s.JsonObject, "This table as an OpenRPC document."),
     # Tools and what they share
     "tools.register": Method(
-        list[t.Tool],
+        t.Tools,
         tools.register,
         int,
         "Offer tools to be called.",
@@ -62,7 +60,9 @@ METHODS: dict[str, Method] = {
         slice_bytes=FEW_SCHEMAS,
         free_form=True,
     ),
-    "tools.list": Method(s.NoParams, tools.listed, t.ToolList, "The tools of this connection."),
+    "tools.list": Method(
+        s.NoParams, tools.listed, t.ToolList, "The tools of this connection.", admit=tools.offered
+    ),
     "tools.unregister": Method(t.UnregisterTool, tools.unregister, t.Unregistered, "Take a tool back."),
     "state.set": Method(
         s.SetState,
@@ -76,7 +76,9 @@ METHODS: dict[str, Method] = {
     "state.get": Method(s.StateKey, state.get_value, Any, "The value of a key, or null."),
     "state.exists": Method(s.StateKey, state.exists, bool, "Whether a key is there."),
     "state.keys": Method(s.WholeState, state.keys, list[str], "All keys."),
-    "state.snapshot": Method(s.WholeState, state.snapshot, s.JsonObject, "All keys and values."),
+    "state.snapshot": Method(
+        s.WholeState, state.snapshot, s.JsonObject, "All keys and values.", admit=state.taken
+    ),
     # What may not run, and who lets it
     "policy.register": Method(
         p.RegisterPolicy, policies.register, p.PolicyRegistered, "Forbid something.", free_form=True
@@ -200,7 +202,11 @@ METHODS: dict[str, Method] = {
         s.NoParams, host.subscribe, h.HostSnapshot, "Follow what happens.", who="person"
     ),
     "host.request_approval": Method(
-        h.RequestApproval, host.request_approval, h.ApprovalRow, "Ask a person to decide."
+        h.RequestApproval,
+        host.request_approval,
+        h.ApprovalRow,
+        "Ask a person to decide.",
+        slices=host.with_details,
     ),
     "host.resolve_approval": Method(
         h.ResolveApproval, host.resolve_approval, h.ApprovalRow, "Decide.", who="person"
@@ -221,6 +227,10 @@ METHODS: dict[str, Method] = {
         admit=chat.may_approve,
     ),
     "agent.chat.event": Method(
-        dict[str, Raw], chat.event, None, "What the agent says: { session_id, kind, … }; a notification."
+        c.ChatEvent,
+        chat.event,
+        None,
+        "What the agent says: { session_id, kind, … }; a notification.",
+        slices=chat.read_event,
     ),
 }

@@ -5,7 +5,9 @@ A tool's schema is compiled when it is registered, one tool a step: a message wi
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+
+from msgspec import Raw
 
 from car_trio.engine.validation import BadSchema, ParameterCheck
 from car_trio.methods.context import Context
@@ -13,8 +15,9 @@ from car_trio.state.policies import outgrows
 from car_trio.state.tools import MAX_TOOL_BYTES, Offer, check_tool
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import encode
+from car_trio.wire.pieces import joined_in_steps
 from car_trio.wire.session import NoParams
-from car_trio.wire.tools import Tool, ToolList, Unregistered, UnregisterTool
+from car_trio.wire.tools import Tool, Unregistered, UnregisterTool
 
 
 def offers(context: Context, tools: list[Tool]) -> Generator[None, None, list[Offer]]:
@@ -44,10 +47,22 @@ def register(context: Context, prepared: list[Offer]) -> int:
     return context.session.register(prepared)
 
 
-def listed(context: Context, _: NoParams) -> ToolList:
+def offered(context: Context, _: NoParams) -> list[Tool]:
     context.daemon.policies.require()
-    tools = sorted((offer.tool for offer in context.session.tools.values()), key=lambda tool: tool.name)
-    return ToolList(tools, len(tools))
+    return sorted((offer.tool for offer in context.session.tools.values()), key=lambda tool: tool.name)
+
+
+async def listed(context: Context, tools: list[Tool]) -> Raw:
+    """A `ToolList`. Schemas can be large, so it is encoded in steps."""
+    return Raw(await context.in_steps(joined_in_steps(_parts(tools))))
+
+
+def _parts(tools: list[Tool]) -> Iterator[bytes]:
+    comma = b'{"tools":['
+    for tool in tools:
+        yield comma + encode(tool)
+        comma = b","
+    yield (b"" if tools else comma) + b'],"count":%d}' % len(tools)
 
 
 def unregister(context: Context, ask: UnregisterTool) -> Unregistered:

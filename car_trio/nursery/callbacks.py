@@ -17,24 +17,44 @@ import trio
 from msgspec import UNSET, Raw
 
 from car_trio.methods.context import CallbackTimedOut, ChannelClosed
+from car_trio.nursery.backstops import Backstops
+from car_trio.nursery.outbound import Post
 from car_trio.wire.frames import ErrorObject, Frame, notification, read_error, request
 from car_trio.wire.tools import CancelTool, ExecuteTool
 
 NULL = Raw(b"null")
+_decode_id = msgspec.json.Decoder(str).decode
 _CALL_ID = re.compile(rb'"id"\s*:\s*"(cb-[0-9]+)"')
 
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    answered: trio.Event
+    """A call under way. `task` waits for it, and for nothing else; `None` when it does not wait any more."""
+
+    task: trio.lowlevel.Task | None
     answer: Raw | ErrorObject | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.task is None
+
+    def expire(self) -> None:
+        """The wait is over, whether there is an answer or not."""
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
+            self.task = None
+
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Callbacks:
     """The pending calls of one connection."""
 
-    def __init__(self, post: Callable[[bytes], None], counters: Counter[str]) -> None:
+    def __init__(self, post: Post, backstops: Backstops, counters: Counter[str]) -> None:
         self._post = post
+        self._backstops = backstops
         self._counters = counters
         self._pending: dict[str, _Pending] = {}
         self._minted = 0
@@ -76,16 +96,18 @@ class Callbacks:
     ) -> Raw | ErrorObject:
         if not self._open:
             raise ChannelClosed
-        pending = self._pending[request_id] = _Pending(trio.Event())
+        pending = self._pending[request_id] = _Pending(trio.lowlevel.current_task())
+        self._backstops.add(pending, seconds)
         try:
-            self._post(frame)
-            with trio.move_on_after(seconds):
-                await pending.answered.wait()
+            # No checkpoint until the task waits: nobody can end what has not begun.
+            self._post(frame, len(self._pending) == 1)
+            await trio.lowlevel.wait_task_rescheduled(pending.abort)
         finally:
+            answer, pending.answer = pending.answer, None
             if self._pending.pop(request_id, None) is not None:
                 gave_up()
-        if pending.answer is not None:
-            return pending.answer
+        if answer is not None:
+            return answer
         if self._open:
             raise CallbackTimedOut(round(seconds))
         raise ChannelClosed
@@ -100,7 +122,7 @@ class Callbacks:
             pending.answer = read_error(frame.error)
         else:
             pending.answer = NULL if frame.result is UNSET else Raw(bytes(frame.result))
-        pending.answered.set()
+        pending.expire()
         return True
 
     def fail_unreadable(self, message: bytes | bytearray, why: str) -> None:
@@ -110,13 +132,13 @@ class Callbacks:
         pending = self._pending.pop(named[1].decode(), None) if named is not None else None
         if pending is not None:
             pending.answer = ErrorObject(message=f"malformed reply: {why}")
-            pending.answered.set()
+            pending.expire()
 
     def close(self) -> None:
         """The client is gone: everybody who waits for it goes on without an answer."""
         self._open = False
         for pending in self._pending.values():
-            pending.answered.set()
+            pending.expire()
         self._pending.clear()
 
 
@@ -124,6 +146,6 @@ def _text(raw: Raw | msgspec.UnsetType) -> str:
     if raw is UNSET:
         return ""
     try:
-        return msgspec.json.decode(raw, type=str)
+        return _decode_id(raw)
     except msgspec.MsgspecError:
         return ""

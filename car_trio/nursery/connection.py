@@ -15,13 +15,14 @@ import logging
 import math
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from websockets.http11 import Request as HttpRequest
 
 from car_trio.config import LOOPBACK, Config, Server
 from car_trio.methods.context import Context, Daemon
+from car_trio.nursery.backstops import Backstops
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.dispatch import Dispatcher, LookupDesk
 from car_trio.nursery.gate import Gate
@@ -80,6 +81,7 @@ class Common:
     is_full: Callable[[], bool]
     known: Callable[[Connection], None]
     left: Callable[[Connection], None]
+    backstops: Backstops = field(default_factory=Backstops)
 
 
 class Connection:
@@ -124,7 +126,7 @@ class Connection:
         self._socket = Socket(
             stream, self._out, max_message_bytes=UNAUTHENTICATED_MESSAGE_BYTES, early=upgrade or b""
         )
-        self._callbacks = Callbacks(self._socket.post, daemon.counters)
+        self._callbacks = Callbacks(self._socket.post, common.backstops, daemon.counters)
         self._events = EventLog(self.session.id, daemon.log_event, event_time)
 
     # The life

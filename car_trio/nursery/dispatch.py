@@ -2,7 +2,7 @@
 
 `take` runs in the reader and never waits. It answers a `def` method on the spot, or hands its reply to the journal's
 ticket; it starts a task for an `async def`, after the method's `admit` has decided, still in wire order. A message
-over `slice_bytes` for a method that knows how is decoded and prepared in slices by a task; until it has decided, later
+over its method's `slice_bytes` is decoded and prepared in slices by a task; until it has decided, later
 requests of the same connection are held, so that wire order stays the order of effects.
 
 A rule that does not know a run raises `Lookup`; then a task asks the catalog and calls the rule again. A gated
@@ -15,18 +15,18 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import trio
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from car_trio.config import Config
 from car_trio.methods.context import Answer, Context
 from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.gate import Gate
+from car_trio.nursery.outbound import Post
 from car_trio.state.runs import Lookup, RunRegistry
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
@@ -96,7 +96,7 @@ class Dispatcher:
         gate: Gate,
         config: Config,
         *,
-        post: Callable[[bytes], None],
+        post: Post,
         close: Callable[[int, str], None],
         spawn: Spawn,
     ) -> None:
@@ -153,17 +153,18 @@ class Dispatcher:
             method = self._admitted(request)
             self.in_flight[request.serial] = request
             is_gated = self._gate.guards(request.method)
-            if method.free_form and size > method.slice_bytes and frame.params is not UNSET and not is_gated:
-                self._start_large(request, method, method.decode_in_steps(request.method, frame.params))
-                return
-            params = method.decode(request.method, frame.params)
-            if is_gated:
-                shown = b"null" if frame.params is UNSET else bytes(frame.params)
-                self._spawn(self._run, request, partial(self._gated, request.method, method, shown))
-            elif method.slices is not None and size > method.slice_bytes:
-                self._start_large(request, method, nothing_left(params))
+            if size > method.slice_bytes and frame.params is not UNSET:
+                decoding = method.decode_in_steps(request.method, frame.params)
             else:
-                self._start(request, method, params)
+                params = method.decode(request.method, frame.params)
+                if not is_gated:
+                    self._start(request, method, params)
+                    return
+                decoding = nothing_left(params)
+            if is_gated:
+                self._start_gated(request, method, decoding, frame.params)
+            else:
+                self._start_large(request, method, decoding)
         except Refusal as refusal:
             self._refuse(request, refusal)
         except Exception:
@@ -185,6 +186,12 @@ class Dispatcher:
             shown = request.method[:SHOWN_NAME]
             raise Refusal(f"unknown method '{shown}'; rpc.discover lists what there is", METHOD_NOT_FOUND)
         return method
+
+    def _start_gated(
+        self, request: Request, method: Method, decoding: Steps, params: Raw | UnsetType
+    ) -> None:
+        shown = b"null" if params is UNSET else bytes(params)
+        self._spawn(self._run, request, partial(self._gated, request.method, method, decoding, shown))
 
     def _start_large(self, request: Request, method: Method, decoding: Steps) -> None:
         self._held = deque() if self._held is None else self._held
@@ -229,9 +236,8 @@ class Dispatcher:
         with scope:
             try:
                 async with self._turn_to_read if reads else nullcontext():
-                    self._answer(
-                        request, await work(replace(self._context, allow=partial(self._allow, scope)))
-                    )
+                    context = self._context.of_request(partial(self._allow, scope))
+                    self._answer(request, await work(context))
                 told = True
             except Refusal as refusal:
                 told = True
@@ -274,11 +280,12 @@ class Dispatcher:
         decided = prepared if rule is None else await self._decided(partial(rule, context, prepared))
         return await method.call(context, decided)
 
-    async def _gated(self, name: str, method: Method, params: bytes, context: Context) -> Any:
+    async def _gated(self, name: str, method: Method, decoding: Steps, shown: bytes, context: Context) -> Any:
+        """`decoding` reads the bytes that are `shown`. What does not fit the method is refused, nobody is asked."""
         context.allow(self._gate.timeout + self._handler_seconds)
-        await self._gate.approved(context.session, name, params)
-        decoded = method.decode(name, Raw(params))
-        prepared = decoded if method.slices is None else at_once(method.slices(context, decoded))
+        params = await context.in_steps(decoding)
+        await self._gate.approved(context, name, shown)
+        prepared = params if method.slices is None else await context.in_steps(method.slices(context, params))
         return await self._after_lookup(method, prepared, context)
 
     async def _in_slices(self, method: Method, decoding: Steps, context: Context) -> Any:
@@ -330,13 +337,14 @@ class Dispatcher:
     def _reply(self, request: Request, result: Any) -> None:
         self.in_flight.pop(request.serial, None)
         if request.id is not None:
-            self._post(result_frame(request.id, bytes(result) if isinstance(result, Raw) else encode(result)))
+            encoded = bytes(result) if isinstance(result, Raw) else encode(result)
+            self._post(result_frame(request.id, encoded), not self.in_flight)
         self._close_when_idle()
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
         self.in_flight.pop(request.serial, None)
         if request.id is not None:
-            self._post(error_frame(request.id, refusal))
+            self._post(error_frame(request.id, refusal), not self.in_flight)
         if isinstance(refusal, Fatal):
             self._close(1008, "authentication")
         self._close_when_idle()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from car_trio.nursery.outbound import Outbound
 from car_trio.state.events import KEPT_EVENTS, Event
 from car_trio.state.session import Session
 from car_trio.wire.frames import notification
@@ -22,13 +23,13 @@ class HostFeed:
     def __init__(
         self,
         session: Session,
+        out: Outbound,
         post: Callable[[bytes], None],
-        drained: Callable[[], Awaitable[None]],
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
         self._session = session
         self._post = post
-        self._drained = drained
+        self._out = out
         self._spawn = spawn
         self._send, self._receive = trio.open_memory_channel[Event](KEPT_EVENTS)
         self._missed: GapRange | None = None
@@ -58,8 +59,10 @@ class HostFeed:
         with self._scope:
             while True:
                 event = await self._receive.receive()
-                await self._drained()
+                await self._out.drained()
                 self._post(event.frame_for(self._session))
+                while self._out.is_drained and self._receive.statistics().current_buffer_used:
+                    self._post(self._receive.receive_nowait().frame_for(self._session))
                 self._tell_gap()
 
     def _tell_gap(self) -> None:

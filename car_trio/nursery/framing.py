@@ -6,6 +6,8 @@ and how our own text messages are cut into frames.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from websockets.frames import Opcode
 
 try:
@@ -48,6 +50,11 @@ def text_frames(payload: bytes) -> list[bytes]:
         opcode = Opcode.TEXT if at == 0 else Opcode.CONT
         pieces += [_header(opcode, len(piece), fin=at + MAX_FRAME >= len(payload)), piece]
     return pieces
+
+
+def packed_frames(payloads: Iterable[bytes]) -> bytes:
+    """Text messages as frames, in one piece."""
+    return b"".join(piece for payload in payloads for piece in text_frames(payload))
 
 
 def _header(opcode: Opcode, length: int, *, fin: bool) -> bytes:

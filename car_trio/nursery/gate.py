@@ -8,10 +8,11 @@ not waiting any more.
 from __future__ import annotations
 
 import trio
+from msgspec import Raw
 
 from car_trio.config import Approvals as Settings
-from car_trio.state.approvals import APPROVE, Approvals, digest
-from car_trio.state.session import Session
+from car_trio.methods.context import Context
+from car_trio.state.approvals import APPROVE, Approvals, digest, read_details
 from car_trio.wire.errors import GATE_DENIED, Refusal
 from car_trio.wire.host import ApprovalRow
 
@@ -27,7 +28,7 @@ class Gate:
     def guards(self, method: str) -> bool:
         return method in self._methods
 
-    async def approved(self, session: Session, method: str, params: bytes) -> None:
+    async def approved(self, context: Context, method: str, params: bytes) -> None:
         """Returns when a host has approved this call. Raises Refusal (-32003) when none did."""
         ended = trio.Event()
         outcome: list[ApprovalRow] = []
@@ -37,7 +38,8 @@ class Gate:
             ended.set()
 
         try:
-            approval_id = self._approvals.gate(session, method, params, self.timeout, settle)
+            details = await context.in_steps(read_details(f"{method}: params", Raw(params)))
+            approval_id = self._approvals.gate(context.session, method, details, self.timeout, settle)
         except Refusal as refusal:
             raise Refusal(refusal.message, GATE_DENIED) from None
         try:

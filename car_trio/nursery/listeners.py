@@ -84,7 +84,11 @@ class Endpoints:
             if listener is not None:
                 listener.close()
         if self.path is not None and _inode(self.path) == self.inode:
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                # The next start takes a dead daemon's socket away: no reason to fail a stop.
+                LOG.warning("%s cannot be removed: %s", self.path, error.strerror)
 
 
 def _inode(path: Path) -> int | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
@@ -27,6 +28,12 @@ SEND_BYTES = 256 * 1024
 """What is made one piece of bytes to be sent. Events that wait are shared by all who watch; this is not."""
 
 Spawn = Callable[[Callable[[], Awaitable[None]]], object]
+
+
+class Post(Protocol):
+    """Hands over a message; see `Socket.post`."""
+
+    def __call__(self, payload: bytes, at_once: bool = False, /) -> None: ...
 
 
 class Outbound:
@@ -58,7 +65,9 @@ class Outbound:
         self.dead = False
         """Nothing reaches the peer any more."""
 
-    def add(self, pieces: Sequence[bytes]) -> None:
+    def add(self, pieces: Sequence[bytes], *, at_once: bool = False, can_wait: bool = False) -> None:
+        """`at_once`: a task adds this as the last thing before it waits or ends, and knows of nobody whose posts
+        should leave with it. `can_wait`: it need not leave in the stretch that is under way, others come first."""
         if self.dead:
             return
         if self._bytes > HARD_LIMIT:
@@ -66,11 +75,15 @@ class Outbound:
             self.abandon()
             self._cut(why)
             return
-        if not (self._waiting or self.in_turn):
-            self._together.add(self)
+        is_first = not (self._waiting or self.in_turn)
         self._waiting += pieces
         for piece in pieces:
             self._bytes += len(piece)
+        if is_first:
+            if at_once and not self._together.is_stretch:
+                self.send_now()
+            else:
+                self._together.add(self, can_wait=can_wait)
 
     def send_now(self) -> None:
         """Offers what waits to the kernel, as far as that takes it at once.

@@ -92,8 +92,8 @@ class Peer:
         subscription = RunSubscription(
             run,
             self._daemon.store,
-            post=self._socket.post,
-            drained=self._out.drained,
+            self._out,
+            post=self._socket.post_frames,
             spawn=self._spawn,
             finished=self._forget,
         )
@@ -119,7 +119,7 @@ class Peer:
     def watch_host(self) -> HostFeed:
         """A new view of the host events, registered now; an older one of this connection ends."""
         self.unwatch_host()
-        self._feed = HostFeed(self._session, self._socket.post, self._out.drained, self._spawn)
+        self._feed = HostFeed(self._session, self._out, self._socket.post, self._spawn)
         self._daemon.host.events.watch(self._session.id, self._feed)
         return self._feed
 

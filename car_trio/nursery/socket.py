@@ -229,10 +229,18 @@ class Socket:
 
     # Writing
 
-    def post(self, payload: bytes) -> None:
-        """Hands over a text message. After the close has begun, or the peer is gone, it is dropped."""
+    def post(self, payload: bytes, at_once: bool = False) -> None:
+        """Hands over a text message. After the close has begun, or the peer is gone, it is dropped.
+
+        `at_once`: it need not wait for others of this turn of the loop; see `Outbound.add`."""
         if self._protocol.state is OPEN:
-            self._out.add(text_frames(payload))
+            self._out.add(text_frames(payload), at_once=at_once)
+
+    def post_frames(self, frames: bytes) -> None:
+        """As `post`, of messages that are frames already (`packed_frames`) because many get them. Others may go first:
+        whoever wrote what so many watch waits for his reply."""
+        if self._protocol.state is OPEN:
+            self._out.add((frames,), can_wait=True)
 
     def ping(self) -> None:
         if self.is_open:

@@ -22,7 +22,7 @@ from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
 from car_trio.store.catalog import CatalogWriter, boot_id, open_catalog
 from car_trio.store.catalog_reader import utc_time
-from car_trio.store.disk import Disk, NotRegularError
+from car_trio.store.disk import Disk, InTheWayError
 from car_trio.store.events import DIRECTORY as JOURNALS
 from car_trio.store.events import drop_journals, journal_file, query
 from car_trio.store.journal import Journal, open_journal
@@ -102,19 +102,21 @@ class OpenStore:
         return await trio.to_thread.run_sync(self._rows_of, list(adoption.failed))
 
     def _rows_of(self, refs: Sequence[RunRef]) -> list[CatalogRow]:
+        """Of those that are open. One whose end could neither be synced nor be taken back has it: a second would be
+        one too many, and the next start finds out whether the first is still there."""
         rows: list[CatalogRow] = []
         for ref in refs:
             try:
                 rows.append(summarize(self._disk, self._layout, ref))
             except OSError as error:
                 LOG.error("run %s stays open until the next start: %s", ref.run_id, error)
-        return rows
+        return [row for row in rows if row.ended_at is None]
 
     def close(self) -> None:
         self._index.close()
 
-    def check(self, purpose: Literal["start", "turns"]) -> None:
-        self.journal.check(purpose)
+    def check(self, purpose: Literal["start", "turns"], run: RunRef) -> None:
+        self.journal.check(purpose, run)
 
     # Reading, in threads
 
@@ -239,7 +241,7 @@ async def open_store(
             stack.enter_context(hold_lock(layout))
         except StoreBusy as busy:
             raise ConfigError(f"{config.home}: {busy}") from None
-        except NotRegularError as error:
+        except InTheWayError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}; move it away") from error
         except OSError as error:
             why = error.strerror or str(error)

@@ -1,11 +1,11 @@
 """One connection's view of one run: exactly the records after its cursor, in order (protocol `runs.md`, "subscribe").
 
-A subscription is live or behind. Live, each durable record is offered to its bounded channel in the step in which it
-became durable. One that does not fit makes it behind: nothing more is taken from the flush, and the drain task pages
-from disk, after its cursor, until it is level with the run's durable turns; then, in one synchronous step, it forgets
-what the channel still holds (the disk had it all) and is live again. It begins behind, after its snapshot. Recorder
-and subscriber never wait for each other, and no schedule of appends, overflows and slow reads makes a gap or a
-duplicate.
+A subscription is live or behind. Live, what became durable is handed to its connection in the same step, as bytes
+that all who watch share; no task wakes up for it. A connection with more than 1 MiB on its way takes no more, and the
+subscription is behind: its drain task waits until there is room, then pages from disk, after its cursor, until it is
+level with the run's durable turns, and in that same synchronous step it is live again. It begins behind, after its
+snapshot. Recorder and subscriber never wait for each other, and no schedule of appends, full buffers and slow reads
+makes a gap or a duplicate.
 
 `offer` belongs to the flush, `drain` to the subscription's own task.
 """
@@ -19,8 +19,10 @@ import trio
 
 from car_trio.methods.context import Store
 from car_trio.methods.traces import is_turn
-from car_trio.state.run import Event, Run
-from car_trio.store.reader import START, Page, Position, Record
+from car_trio.nursery.framing import packed_frames
+from car_trio.nursery.outbound import Outbound
+from car_trio.state.run import Passage, Run, passages
+from car_trio.store.reader import START, Page, Position
 from car_trio.wire.frames import encode
 from car_trio.wire.runs import AgentOutcome, Ended, Incomplete, Outcome
 
@@ -29,22 +31,19 @@ RETRY_SECONDS = 1.0
 
 PAGE_BYTES = 256 * 1024
 """What one watcher that is behind reads at a time: nobody shares it, and many may be behind at once."""
-MAX_EVENTS = 256
-MAX_WAITING_BYTES = 1024 * 1024
-"""Events are shared between watchers, but one watcher may hold no more of them before it must read from disk."""
 
 
 class RunSubscription:
-    """`post` queues a frame, `drained` waits for the peer, `spawn` starts the drain task, `finished` is told when it
-    ends. The registry's watcher is this object."""
+    """The registry's watcher. `out` and `post` are the connection's; `spawn` starts the drain task, `finished` is told
+    when it ends."""
 
     def __init__(
         self,
         run: Run,
         store: Store,
+        out: Outbound,
         *,
         post: Callable[[bytes], None],
-        drained: Callable[[], Awaitable[None]],
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
         finished: Callable[[RunSubscription], None],
     ) -> None:
@@ -53,28 +52,26 @@ class RunSubscription:
         self.position = START
         self._turns_at_position = 0
         self._store = store
+        self._out = out
         self._post = post
-        self._drained = drained
         self._spawn = spawn
         self._finished = finished
-        self._send, self._receive = trio.open_memory_channel[Event](MAX_EVENTS)
-        self._waiting_bytes = 0
+        self._live = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._behind = True
         self._over = False
 
-    def offer(self, event: Event) -> bool:
-        """A durable record. `False`: not taken, the drain task will read it from disk."""
-        if self._behind:
+    def offer(self, passage: Passage) -> bool:
+        """Durable records. `False`: not taken, the drain task will read them from disk."""
+        if self._behind or self._over:
             return False
-        try:
-            if self._waiting_bytes > MAX_WAITING_BYTES:
-                raise trio.WouldBlock
-            self._send.send_nowait(event)
-        except trio.WouldBlock:
+        if not self._out.is_drained:
             self._behind = True
+            self._live.unpark()
             return False
-        self._waiting_bytes += len(event.record)
+        self._emit(passage)
+        if self._over:
+            self.close()
         return True
 
     def begin(self, cursor: int, position: Position) -> None:
@@ -90,26 +87,22 @@ class RunSubscription:
         self._finished(self)
 
     async def drain(self) -> None:
-        """Delivers until the run's end is delivered, or until closed."""
+        """Delivers what was not taken live, until the run's end is delivered, or until closed."""
         with self._scope:
+            await self._catch_up()
             while not self._over:
-                if self._behind:
-                    await self._catch_up()
-                else:
-                    event = await self._receive.receive()
-                    self._waiting_bytes -= len(event.record)
-                    await self._drained()
-                    self._emit(event)
+                await self._live.park()
+                await self._catch_up()
         self._finished(self)
 
-    def _emit(self, event: Event) -> None:
-        self._post(event.frame)
-        self.cursor = event.cursor
-        self._over = event.status != "in_progress"
+    def _emit(self, passage: Passage) -> None:
+        self._post(passage.packed(packed_frames))
+        self.cursor = passage.cursor
+        self._over = passage.status != "in_progress"
 
     async def _catch_up(self) -> None:
         while not self._over and not self._is_level():
-            await self._drained()
+            await self._out.drained()
             before = self.position
             try:
                 page = await trio.to_thread.run_sync(self._next_page, abandon_on_cancel=True)
@@ -124,16 +117,14 @@ class RunSubscription:
                 continue
             if self.run.ended_durably:
                 # The file has less than was recorded: removed, or damaged at its end. Nobody is left waiting for it.
-                self._emit(Event(self.run.ref, last_word(self.run), self.cursor, self.run.status))
+                self._emit_end(last_word(self.run))
             else:
                 await trio.sleep(RETRY_SECONDS)
 
     def _is_level(self) -> bool:
-        """Whether the next record will come as an event. From here to the first `offer` there is no checkpoint."""
+        """Whether the next record will be offered; it is taken from now on."""
         if not self.run.is_live or self.run.ended_durably or self.cursor < self.run.durable_turns:
             return False
-        while self._receive.statistics().current_buffer_used:
-            self._waiting_bytes -= len(self._receive.receive_nowait().record)
         self._behind = False
         return True
 
@@ -144,20 +135,26 @@ class RunSubscription:
         )
 
     def _deliver_page(self, page: Page) -> None:
-        for i, record in enumerate(page.records):
-            if self._over:
-                return
-            self._deliver_record(record, self.position.record + i)
+        if self._over:
+            return  # closed when the page was read already
+        turns: list[bytes] = []
+        end: bytes | None = None
+        for index, record in enumerate(page.records, self.position.record):
+            if is_turn(record, index):
+                self._turns_at_position += 1
+                if self._turns_at_position > self.cursor:
+                    turns.append(record.raw)
+            elif record.kind == "ended":
+                end = record.raw
+                break
+        for passage in passages(self.run.ref, turns, self.cursor):
+            self._emit(passage)
+        if end is not None:
+            self._emit_end(end)
         self.position = page.position
 
-    def _deliver_record(self, record: Record, index: int) -> None:
-        ref = self.run.ref
-        if is_turn(record, index):
-            self._turns_at_position += 1
-            if self._turns_at_position > self.cursor:
-                self._emit(Event(ref, record.raw, self._turns_at_position, "in_progress"))
-        elif record.kind == "ended":
-            self._emit(Event(ref, record.raw, self.cursor, self.run.status))
+    def _emit_end(self, record: bytes) -> None:
+        self._emit(Passage(self.run.ref, [record], self.cursor, self.run.status))
 
 
 def last_word(run: Run) -> bytes:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from secrets import token_urlsafe
 from typing import NamedTuple
 
@@ -171,6 +172,7 @@ async def live(
                 known=connections.known,
                 left=partial(schedule_sweep, daemon, duties, config.runs.grace_ms / 1000),
             )
+            duties.start_soon(guarded, "backstops", common.backstops.keep)
             welcome = partial(admit, common, connections)
             async with trio.open_nursery() as listeners:  # dies first, and visits of the page with it
                 open_doors(endpoints, server, welcome, listeners)
@@ -359,5 +361,13 @@ def published(
             raise ConfigError(
                 f"cannot write {path}: {error.strerror}; remove what is in its place"
             ) from error
-        files.callback(path.unlink, missing_ok=True)
+        files.callback(_withdraw, path)
         yield (None if tokens is None else Secrets(*tokens)), tokens
+
+
+def _withdraw(path: Path) -> None:
+    """Removes what says where the daemon is. One that stays names a process that is gone, as after a kill."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        LOG.warning("%s cannot be removed: %s", path, error.strerror)

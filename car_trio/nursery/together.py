@@ -1,15 +1,21 @@
 """Many posts, one sending: what is posted in a stretch without a checkpoint leaves at its end.
 
 A flush of the journal is such a stretch: it settles many replies, and each connection sends what it got once. Anything
-else that posts (a tool's call, an event to its watchers) has no end of its own: for those the postman, one task for all
-connections of a daemon, sends in the next turn of the loop what gathered in this one.
+else that posts (one of many calls) has no end of its own: for those the postman, one task for all connections of a
+daemon, sends in the next turn of the loop what gathered in this one. His are the events of a flush too: there may be a
+thousand watchers, and the one who recorded waits for his reply. A task that is alone on its connection does not wait
+for the postman: nothing could leave together with what it posts.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 import trio
+
+SENT_AT_ONCE = 64
+"""As many connections the postman serves before others have their turn; to each he may hand a quarter of a MiB."""
 
 
 class Sender(Protocol):
@@ -22,7 +28,7 @@ class Together:
 
     def __init__(self) -> None:
         self._here: list[Sender] | None = None
-        self._soon: list[Sender] = []
+        self._soon: deque[Sender] = deque()
         self._postman = trio.lowlevel.ParkingLot()
 
     def __enter__(self) -> None:
@@ -33,9 +39,14 @@ class Together:
         for sender in senders:
             sender.send_now()
 
-    def add(self, sender: Sender) -> None:
+    @property
+    def is_stretch(self) -> bool:
+        """Whether a stretch is under way: what is posted now leaves at its end."""
+        return self._here is not None
+
+    def add(self, sender: Sender, *, can_wait: bool = False) -> None:
         """Something was posted: it leaves at the end of the stretch that is under way, or with the postman."""
-        if self._here is not None:
+        if self._here is not None and not can_wait:
             self._here.append(sender)
             return
         if not self._soon:
@@ -46,7 +57,8 @@ class Together:
         """The postman. Raises nothing: `send_now` does not."""
         while True:
             while self._soon:
-                senders, self._soon = self._soon, []
-                for sender in senders:
-                    sender.send_now()
+                for _ in range(min(len(self._soon), SENT_AT_ONCE)):
+                    self._soon.popleft().send_now()
+                if self._soon:
+                    await trio.lowlevel.checkpoint()
             await self._postman.park()

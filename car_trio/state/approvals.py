@@ -13,15 +13,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import asdict, replace
 
 from car_trio.state.agents import Agents
-from car_trio.state.events import NULL, Events, bounded, bounded_text, sees_details
+from car_trio.state.events import NULL, Events, bounded_text, readable, sees_details
 from car_trio.state.run import Ticket
 from car_trio.state.session import Session
 from car_trio.wire.errors import Refusal, invalid_params
@@ -60,6 +60,11 @@ class Approval:
     ended: Callable[[ApprovalRow], None] | None
 
 
+def read_details(where: str, details: Raw | UnsetType) -> Generator[None, None, Raw]:
+    """Details as a row may have them: bounded, and read once, in steps. Raises Refusal (-32602)."""
+    return readable(where, details, MAX_DETAILS_BYTES)
+
+
 class Approvals:
     """The pending rows and those that ended lately. `due(at)` asks for `expire` at that time of `clock`."""
 
@@ -89,7 +94,7 @@ class Approvals:
     # Asking
 
     def request(self, session: Session, ask: RequestApproval) -> ApprovalRow:
-        """`host.request_approval`. Raises Refusal."""
+        """`host.request_approval`, its details read (`read_details`). Raises Refusal."""
         timeout = ask.timeout_secs
         if timeout is not None and not timeout > 0:
             raise invalid_params(f"host.request_approval: timeout_secs is {timeout}, expected more than 0")
@@ -105,7 +110,7 @@ class Approvals:
             agent_id=self._agents.speaker(session, ask.agent_id, "host.request_approval"),
             client_id=None if ask.system_level else session.id,
             action=bounded_text("host.request_approval: action", ask.action, MAX_TEXT),
-            details=bounded("host.request_approval: details", ask.details, MAX_DETAILS_BYTES),
+            details=NULL if ask.details is UNSET else ask.details,
             options=options,
             deadline=math.inf if timeout is None else self._clock() + timeout,
             ended=None,
@@ -116,11 +121,11 @@ class Approvals:
         self,
         session: Session,
         method: str,
-        params: bytes,
+        params: Raw,
         timeout: float,
         ended: Callable[[ApprovalRow], None],
     ) -> str:
-        """A row that nobody owns, about a call of `method` with exactly these params; returns its id.
+        """A row that nobody owns, about a call of `method` with exactly these params, read; returns its id.
 
         `ended` is in its place before anybody can see the row. Raises Refusal when there can be no row.
         """
@@ -129,7 +134,7 @@ class Approvals:
             agent_id=session.agent_id,
             client_id=None,
             action=f"ws.method:{method}",
-            details=bounded(f"{method}: params", Raw(params), MAX_DETAILS_BYTES),
+            details=params,
             options=[APPROVE, DENY],
             deadline=self._clock() + timeout,
             ended=ended,

@@ -10,14 +10,15 @@ held and follow the acceptance. `_finish` is the only way out of the table.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Raw
 
-from car_trio.state.events import bounded
+from car_trio.state.events import readable
 from car_trio.state.session import Session
 from car_trio.wire.chat import AgentChat, ApproveInChat, ChatContext, ChatFailure, ChatSession, StartChat
 from car_trio.wire.errors import Refusal, invalid_params
@@ -108,14 +109,13 @@ class Chats:
     # Speaking
 
     def event(self, session: Session, fields: Fields) -> None:
-        """`agent.chat.event`. What nobody waits for is dropped and counted. Raises Refusal (-32602)."""
+        """`agent.chat.event`, known to be `readable`. What nobody waits for is dropped and counted. Raises Refusal
+        (-32602)."""
         chat_id, kind = _text(fields, "session_id"), _text(fields, "kind")
         chat = self._chats.get(chat_id)
         if chat is None or chat.speaker != session.id or chat.over:
             self._counters["chat_events_dropped"] += 1
             return
-        for name, value in fields.items():
-            fields[name] = bounded(f"agent.chat.event: {name}", value, len(bytes(value)))
         self._heard(chat)
         fields["agent_id"] = Raw(encode(chat.agent_id))
         if chat.accepted:
@@ -199,6 +199,14 @@ class Chats:
                 self._tell(chat.speaker, CANCEL, ChatSession(chat.id))
             elif chat.speaker == session_id:
                 self._fail(chat, f"agent '{chat.agent_id}' disconnected")
+
+
+def read_fields(fields: Fields) -> Generator[None, None, Fields]:
+    """The fields of an event, each known to be readable. Raises Refusal (-32602)."""
+    read: Fields = {}
+    for name, value in fields.items():
+        read[name] = yield from readable(f"agent.chat.event: {name}", value, sys.maxsize)
+    return read
 
 
 def _text(fields: Fields, name: str) -> str:

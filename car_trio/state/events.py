@@ -8,7 +8,7 @@ every subscriber's channel are bounded too.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import islice
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from car_trio.state.session import Session
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import notification
 from car_trio.wire.host import HostEvent
+from car_trio.wire.pieces import TooDeep, at_once, read_in_steps
 
 NULL = Raw(b"null")
 KEPT_EVENTS = 500
@@ -27,17 +28,29 @@ MAX_PAYLOAD_BYTES = 64 * 1024
 """Of an event's payload or message, and of what an agent says about itself."""
 
 
+MAX_DEPTH = 128
+"""What is passed on may nest so deep; the readers of the real clients take no more."""
+
+
 def bounded(where: str, raw: Raw | UnsetType, most: int = MAX_PAYLOAD_BYTES) -> Raw:
     """A client's JSON, null when absent, read once so that it can be passed on. Raises Refusal (-32602)."""
+    return at_once(readable(where, raw, most))
+
+
+def readable(where: str, raw: Raw | UnsetType, most: int) -> Generator[None, None, Raw]:
+    """The same in steps, for what can be large."""
     if raw is UNSET:
         return NULL
     payload = bytes(raw)
     if len(payload) > most:
         raise invalid_params(f"{where} has {len(payload)} bytes, at most {most} are possible; shorten it")
     try:
-        msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise invalid_params(f"{where} cannot be read back: {error or 'nested too deeply'}") from None
+        if len(payload) <= 2 * MAX_DEPTH:  # it cannot nest deeper
+            msgspec.json.decode(payload)
+        else:
+            yield from read_in_steps(payload, MAX_DEPTH)
+    except (msgspec.MsgspecError, TooDeep) as error:
+        raise invalid_params(f"{where} cannot be read back: {error}") from None
     return Raw(payload)
 
 

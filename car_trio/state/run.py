@@ -1,4 +1,4 @@
-"""What a run is while it is in memory: its counters, its watchers, and the record on its way to them.
+"""What a run is while it is in memory: its counters, its watchers, and the records on their way to them.
 
 Only the registry (`state/runs.py`) assigns to these fields; everybody else reads. A run holds no turns: what was
 recorded is on disk, and what is not yet on disk is in the journal.
@@ -6,7 +6,7 @@ recorded is on disk, and what is not yet on disk is in the journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Recorder(Protocol):
 class Watcher(Protocol):
     """Somebody who follows a run. `offer` never waits; `False` means that the watcher catches up from disk."""
 
-    def offer(self, event: Event, /) -> bool: ...
+    def offer(self, passage: Passage, /) -> bool: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -128,23 +128,46 @@ def from_row(row: CatalogRow) -> Run:
     )
 
 
-class Event:
-    """A durable record on its way to watchers: encoded once, for the first of them."""
+PASSAGE_BYTES = 64 * 1024
+"""Of the records in one passage; a single record may have more."""
 
-    __slots__ = ("_frame", "_ref", "cursor", "record", "status")
 
-    def __init__(self, ref: RunRef, record: bytes, cursor: int, status: RunStatus) -> None:
+class Passage:
+    """Consecutive durable records on their way to watchers: encoded once, for the first of them.
+
+    `cursor` is where it ends. It holds turns, or the end of the run alone.
+    """
+
+    __slots__ = ("_packed", "_ref", "cursor", "records", "status")
+
+    def __init__(self, ref: RunRef, records: Sequence[bytes], cursor: int, status: RunStatus) -> None:
         self._ref = ref
-        self.record = record
+        self.records = records
         self.cursor = cursor
         self.status: RunStatus = status
-        self._frame: bytes | None = None
+        self._packed: bytes | None = None
 
-    @property
-    def frame(self) -> bytes:
-        if self._frame is None:
-            params = TraceEvent(
-                self._ref.run_id, self._ref.agent_id, Raw(self.record), self.cursor, self.status
-            )
-            self._frame = notification("runs.trace.event", params)
-        return self._frame
+    def messages(self) -> Iterator[bytes]:
+        """`runs.trace.event` for each record (protocol `runs.md`, "subscribe")."""
+        run_id, agent_id = self._ref.run_id, self._ref.agent_id
+        for cursor, record in enumerate(self.records, self.cursor - len(self.records) + 1):
+            params = TraceEvent(run_id, agent_id, Raw(record), cursor, self.status)
+            yield notification("runs.trace.event", params)
+
+    def packed(self, pack: Callable[[Iterable[bytes]], bytes]) -> bytes:
+        """Its messages as one piece of bytes, the same for all who ask; `pack` makes it for the first."""
+        if self._packed is None:
+            self._packed = pack(self.messages())
+        return self._packed
+
+
+def passages(ref: RunRef, turns: Sequence[bytes], cursor: int) -> Iterator[Passage]:
+    """The turns that follow the cursor, in passages of at most `PASSAGE_BYTES`."""
+    begin = size = 0
+    for end, turn in enumerate(turns):
+        if end > begin and size + len(turn) > PASSAGE_BYTES:
+            yield Passage(ref, turns[begin:end], cursor + end, "in_progress")
+            begin, size = end, 0
+        size += len(turn)
+    if turns:
+        yield Passage(ref, turns[begin:], cursor + len(turns), "in_progress")

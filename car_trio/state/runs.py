@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal
 
-from car_trio.state.run import Event, Recorder, Run, Ticket, Watcher, from_row
+from car_trio.state.run import Passage, Recorder, Run, Ticket, Watcher, from_row, passages
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, Cuts, TurnTooLarge, ended_line, stamped, started_line
 from car_trio.wire.errors import Refusal, invalid_params
@@ -57,16 +57,16 @@ class Lookup(Exception):  # noqa: N818 - a question, not a defect
 class RunRegistry:
     """The runs in memory, who may do what with them, and who watches them.
 
-    `admit` raises Refusal (-32011) when the store cannot take a start or turns now; it is asked before anything
-    changes. `check_name` raises Refusal (-32602) for an id that no file can have. `publish` tells hosts about a run:
-    what happened, which run, its status.
+    `admit` raises Refusal (-32011) when the store cannot take a start or turns of this run now; it is asked before
+    anything changes. `check_name` raises Refusal (-32602) for an id that no file can have. `publish` tells hosts
+    about a run: what happened, which run, its status.
     """
 
     def __init__(
         self,
         *,
         record: Recorder,
-        admit: Callable[[Literal["start", "turns"]], None],
+        admit: Callable[[Literal["start", "turns"], RunRef], None],
         check_name: Callable[[str], object],
         now: Callable[[], str],
         new_id: Callable[[], str],
@@ -222,7 +222,7 @@ class RunRegistry:
 
     def _create(self, session: Session, ask: StartRun, ref: RunRef) -> Run:
         self._check_name(ref.agent_id)
-        self._admit("start")
+        self._admit("start", ref)
         run = Run(ref, ask.intent, self._now(), ask.outcome_description, bound=session.agent_id is not None)
         record = Started(
             run_id=ref.run_id,
@@ -273,7 +273,7 @@ class RunRegistry:
             return _dropped(run_id, "turn_too_large"), None
         if run.turns + len(bodies) > self._max_turns:
             return _dropped(run_id, "run_turn_limit"), None
-        self._admit("turns")
+        self._admit("turns", run.ref)
         base = run.turns
         ticket = self.append(run, bodies)
         return TurnsRecorded(run_id, base, len(bodies), ok=True), ticket
@@ -291,19 +291,17 @@ class RunRegistry:
         return self._put(run, lines, partial(self._turns_durable, run, lines), must=must)
 
     def _turns_durable(self, run: Run, lines: Sequence[bytes]) -> None:
-        first = run.durable_turns + 1
+        before = run.durable_turns
         run.durable_turns += len(lines)
         run.durable_records += len(lines)
         if run.watchers:
-            self._publish(
-                run, [Event(run.ref, line, first + i, "in_progress") for i, line in enumerate(lines)]
-            )
+            self._publish(run, passages(run.ref, lines, before))
 
-    def _publish(self, run: Run, events: Sequence[Event]) -> None:
-        for watcher in list(run.watchers):
-            for event in events:
-                if not watcher.offer(event):
-                    break
+    def _publish(self, run: Run, told: Iterable[Passage]) -> None:
+        watchers = list(run.watchers)
+        for passage in told:
+            # Who does not take one reads it from disk, and with it what follows.
+            watchers = [watcher for watcher in watchers if watcher.offer(passage)]
 
     # The end
 
@@ -350,7 +348,7 @@ class RunRegistry:
     def _ended_durably(self, run: Run, line: bytes) -> None:
         run.durable_records += 1
         if run.watchers:
-            self._publish(run, [Event(run.ref, line, run.durable_turns, run.status)])
+            self._publish(run, [Passage(run.ref, [line], run.durable_turns, run.status)])
         self._announce("run.ended", run.ref, run.status)
 
     def _indexed(self, run: Run) -> None:

@@ -211,7 +211,11 @@ def narrated(turn: NarratedTurn, recorded_at: str) -> Body:
 def received_bytes(turn: NarratedTurn) -> int:
     """How much there is to look at."""
     prompt = 0 if turn.prompt is None else len(turn.prompt)
-    return prompt + sum(len(memoryview(raw)) for raw in (turn.parameters, turn.output) if raw is not UNSET)
+    return prompt + _size(turn.parameters) + _size(turn.output)
+
+
+def _size(raw: Raw | UnsetType) -> int:
+    return 0 if raw is UNSET else len(memoryview(raw))
 
 
 def _cut_payload(raw: Raw | UnsetType, path: str, cuts: Cuts) -> Raw | UnsetType:

@@ -73,6 +73,12 @@ class AppendFile:
         return self._descriptor is not None
 
     @property
+    def descriptor(self) -> int:
+        """Of the file as it was last written."""
+        assert self._descriptor is not None
+        return self._descriptor
+
+    @property
     def to_rewrite(self) -> int:
         """Bytes that were written once, whose sync failed and that are not written again yet."""
         return len(self._again)
@@ -103,8 +109,7 @@ class AppendFile:
     def sync(self) -> None:
         """Wait for the disk. May run in any thread while nobody appends; the result goes to `settle` or
         `distrust`."""
-        assert self._descriptor is not None
-        self._disk.sync(self._descriptor)
+        self._disk.sync(self.descriptor)
 
     def settle(self) -> None:
         """The sync succeeded, of the name too where that was new: everything so far is durable."""

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from car_trio.store.sync_queue import SyncQueue, open_queue
+
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -41,11 +43,22 @@ class FileStat(NamedTuple):
     directory: bool
 
 
-class NotRegularError(OSError):
+class InTheWayError(OSError):
+    """The disk is well: what lies at this name is something else than the store put there."""
+
+
+class NotRegularError(InTheWayError):
     """Something else than a regular file lies where a file of the store belongs."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.EINVAL, "not a regular file (refused, never followed)", str(path))
+
+
+class NotDirectoryError(InTheWayError, NotADirectoryError):
+    """Something else than a directory lies where a directory of the store belongs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ENOTDIR, "not a directory (refused, never followed)", str(path))
 
 
 def _datasync() -> Callable[[int], None]:
@@ -86,6 +99,10 @@ class Disk:
         """Return when the file's bytes survive a power cut. After an error the descriptor is not to be
         trusted."""
         self._sync(descriptor)
+
+    def sync_queue(self) -> SyncQueue | None:
+        """What syncs many files with one call, as `sync` does one; `None` where nothing does."""
+        return open_queue(self.sync)
 
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)

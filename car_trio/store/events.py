@@ -73,7 +73,7 @@ class _Wanted:
         self._ask = ask
         self._since = None if ask.since is None else utc_time("since", ask.since)
         self._until = None if ask.until is None else utc_time("until", ask.until)
-        self._data = {key: _sorted(value) for key, value in (ask.data_matches or {}).items()}
+        self._data = {key: _sorted(msgspec.json.decode(raw)) for key, raw in (ask.data_matches or {}).items()}
 
     def has(self, line: bytes) -> bool:
         try:

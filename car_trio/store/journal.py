@@ -1,7 +1,7 @@
 """The journal: the one owner of everything the store writes (protocol `runs.md` section 3).
 
 ```text
-loop:    put ─ append to `waiting` ─┐ hand over         ┌ durable() · settled(None) · on_health
+loop:    put ─ append to `waiting` ─┐ hand over         ┌ settled(None) · durable() · on_health
 thread:                             └ write · sync ─────┘ then the catalog
 ```
 `put` decides and returns; it never blocks and never refuses, so it is legal in a cancelled scope. One batch
@@ -11,7 +11,7 @@ timer. What landed is told on the loop, in put order per file, in the step in wh
 A put that failed is kept, later puts of the same file queue behind it, and both are tried again by themselves
 with a pause that grows to a second; other files go on. While anything is kept the journal is *degraded*: `check`
 refuses what is new, nothing that was accepted is dropped, and whoever waits for it longer than 20 s is told that it
-is pending.
+is pending. Only a run in whose place something else lies (`gathering.py`) is no trouble of the disk's.
 
 Leaving `open_journal` writes all that waits, behind the program's only shield: whoever cancels the program must not
 cancel what it has promised. An `OSError` never leaves this module. Anything else does: an error of the journal's own
@@ -113,9 +113,8 @@ class Journal:
         set. `must` lines are not counted against the bound on kept bytes. `row` reaches the catalog after the
         lines are synced, with size and time filled in, then `indexed()` is called."""
         payload = b"\n".join(lines) + b"\n" if lines else b""
-        return self._accept(
-            Append(ref, payload, row=row, indexed=indexed), durable, 0 if must else len(payload)
-        )
+        append = Append(ref, payload, row=row, indexed=indexed)
+        return self._accept(append, durable, 0 if must else len(payload))
 
     def log(
         self, relative: str, line: bytes, *, sync: bool = False, last: bool = False, idly: bool = False
@@ -123,10 +122,12 @@ class Journal:
         """Append a line to another journal file under the root; after the `last`, maybe empty, it is closed.
 
         `idly`: nobody waits for it, so it may wait a moment for other lines to go with."""
-        Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
         payload = line + b"\n" if line else b""
-        append = Append(relative, payload, sync=sync, last=last)
-        return self._accept(append, None, len(payload), idly=idly)
+        if idly and not (last or self._closed) and (ticket := self._gathering.join(relative, payload)):
+            self.pending_bytes += len(payload)
+            return ticket
+        Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
+        return self._accept(Append(relative, payload, sync, last), None, len(payload), idly=idly)
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
         """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
@@ -135,12 +136,12 @@ class Journal:
         self._hand_over()
         return ticket
 
-    def check(self, purpose: Purpose) -> None:
+    def check(self, purpose: Purpose, run: RunRef) -> None:
         """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked about."""
         self._measure_if_stale()
         admit(
             purpose,
-            degraded=self.degraded,
+            degraded=self.degraded or self._gathering.in_the_way(run),
             pending_bytes=self.pending_bytes,
             free_bytes=self.free_bytes,
             keep_free_bytes=self._keep_free_bytes,
@@ -162,14 +163,12 @@ class Journal:
         self.pending_bytes += counted_bytes
         now = trio.current_time()
         self._late.append((now + PENDING_SECONDS, put.ticket))
-        self._gathering.add(put)
+        self._gathering.add(put, joinable=idly and not append.last)
         if idly:
             self._dues.lines.by(now + IDLE_SECONDS)
         else:
             self._hand_over()
-        due = min(now + PENDING_SECONDS, self._dues.lines.at)
-        if due < self._alarm.deadline:
-            self._alarm.deadline = due
+        self._wake_by(min(now + PENDING_SECONDS, self._dues.lines.at))
         return put.ticket
 
     def _hand_over(self) -> None:
@@ -216,7 +215,7 @@ class Journal:
             self._rest.set()
 
     def _note_health(self, landed: Landed, now: float) -> None:
-        errors = [*landed.failed.values(), *([landed.trouble] if landed.trouble else [])]
+        errors = [*self._gathering.trouble(landed), *([landed.trouble] if landed.trouble else [])]
         self.failures += len(errors)
         self._to_rewrite = landed.to_rewrite
         if errors:
@@ -225,8 +224,9 @@ class Journal:
             if self._dues.retry.at == math.inf and not self._dues.retry.now:
                 self._dues.retry.at = now + self._retry_pause
                 self._retry_pause = min(self._retry_pause * 2, MAX_RETRY_SECONDS)
-        elif self.degraded is not None:
+        else:
             self._dues.retry.at, self._retry_pause = math.inf, RETRY_SECONDS
+        if self.degraded is not None and not (self._gathering.is_in_trouble or self._to_rewrite):
             self.degraded = None
             LOG.warning("the storage works again: everything that was kept is written")
             self._on_health(None)
@@ -239,9 +239,9 @@ class Journal:
 
     def _tell(self, put: Put) -> None:
         self.pending_bytes -= put.counted_bytes
+        put.ticket.settle(None)  # first: who wrote has the reply before the events that it makes
         if put.durable is not None:
             put.durable()
-        put.ticket.settle(None)
 
     def _note_indexed(self, told: list[Indexed], rows_wait: bool) -> None:
         self._dues.index.at = trio.current_time() + MAX_RETRY_SECONDS if rows_wait else math.inf
@@ -262,8 +262,12 @@ class Journal:
         while self._late and self._late[0][1].settled:
             self._late.popleft()
         late_at = self._late[0][0] if self._late else math.inf
-        due = min(late_at, self._dues.earliest)
-        self._alarm.deadline = due if self._bug is None else -math.inf
+        self._wake_by(min(late_at, self._dues.earliest) if self._bug is None else -math.inf)
+
+    def _wake_by(self, at: float) -> None:
+        # Never put off: moving a deadline at each batch costs more than one call in 20 s for nothing.
+        if at < self._alarm.deadline:
+            self._alarm.deadline = at
 
     async def tend(self) -> None:
         """Keep the journal's time: retries, flushes and late words; raise its bug if it has one."""

@@ -17,10 +17,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from car_trio.store.disk import Disk
+from car_trio.store.disk import Disk, NotDirectoryError
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.runs import RunRef
 
@@ -121,6 +122,7 @@ class Layout:
         return self.root / path.with_name(path.stem + _tilde(segment) + path.suffix)
 
     @staticmethod
+    @lru_cache(maxsize=1024)
     def check_relative(relative: str) -> PurePosixPath:
         """The path of a journal file relative to the root; `ValueError` when it is none."""
         path = PurePosixPath(relative)
@@ -152,7 +154,7 @@ def make_directory(disk: Disk, path: Path) -> bool:
     refused."""
     if exists(disk, path):
         if not disk.stat(path).directory:
-            raise NotADirectoryError(f"{path} is not a directory (refused, never followed)")
+            raise NotDirectoryError(path)
         return False
     disk.make_directory(path)
     try:

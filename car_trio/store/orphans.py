@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -149,15 +150,30 @@ def _append_end(disk: Disk, layout: Layout, ref: RunRef, ended_at: str) -> None:
     record = Ended(
         run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("orphaned"), ended_at=ended_at
     )
+    line = msgspec.json.encode(record) + b"\n"
     file = AppendFile(disk, partial(layout.run_file, ref), keep_unsynced=False)
     try:
-        file.append(msgspec.json.encode(record) + b"\n")
-        file.sync()
-        # The process that made the file may have died before its name, or its directory's, was durable.
-        disk.sync_directory(layout.agent_directory(ref.agent_id))
-        disk.sync_directory(layout.runs)
+        file.append(line)
+        try:
+            file.sync()
+            # The process that made the file may have died before its name, or its directory's, was durable.
+            disk.sync_directory(layout.agent_directory(ref.agent_id))
+            disk.sync_directory(layout.runs)
+        except OSError:
+            _take_back(disk, file.path, len(line))
+            raise
     finally:
         file.close()
+
+
+def _take_back(disk: Disk, path: Path, count: int) -> None:
+    """Cut off the end that did not become durable: whoever is told that the adoption failed writes another."""
+    with suppress(OSError):
+        descriptor = disk.open_append(path)
+        try:
+            disk.truncate(descriptor, disk.fstat(descriptor).size - count)
+        finally:
+            disk.close(descriptor)
 
 
 def _cut_tails_off(disk: Disk, layout: Layout, ref: RunRef) -> int:

@@ -1,6 +1,6 @@
 """Waiting for the disk in several threads at once: syncs of different files overlap, which is what makes a
-group commit over many runs cheap. The threads only sync; nothing is decided here. With no threads everything
-runs in the caller's.
+group commit over many runs cheap where the kernel has no queue for it (`sync_queue.py`). The threads only sync; nothing
+is decided here. With no threads everything runs in the caller's.
 
 Each thread gets a share of the files, not one file after the other: a hand-over to a thread costs more processor time
 than a sync, and all of it is taken from the loop, which wants the interpreter meanwhile. The caller syncs a share

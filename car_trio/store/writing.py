@@ -2,7 +2,8 @@
 loop.
 
 A batch is everything that gathered while the one before it was on its way. Per file one write, then one sync
-of all files that need it, at the same time: group commit. What failed is reported per file, so trouble with
+of all files that need it, at the same time: group commit. The kernel has a queue for that (`sync_queue.py`), or
+threads do it (`syncing.py`). What failed is reported per file, so trouble with
 one run is no trouble for the others, and nothing that failed counts (`appending.py`), so the journal hands
 the same puts over again later, in the same order."""
 
@@ -31,6 +32,8 @@ Target = RunRef | str
 """A run, or the path of another journal file relative to the root."""
 Indexed = Callable[[], None]
 EARLY_SYNC_BYTES = 8 << 20
+ENOUGH_FOR_QUEUE = 2
+"""A single file is synced sooner by whoever waits for it."""
 _KNOWN_DIRECTORIES = 10_000
 
 
@@ -89,6 +92,7 @@ class Writer:
         self._durability = durability
         self._held_files = max(1, held_files)
         self._threads = SyncThreads(sync_threads)
+        self._queue = disk.sync_queue() if sync_threads else None
         self._catalog = catalog
         self._files: dict[Target, AppendFile] = {}  # in order of use, the latest last
         self._directories: set[Path] = set()
@@ -105,7 +109,7 @@ class Writer:
         """Write a batch; with `flush`, or after trouble, also sync all that `interval` left for later."""
         landed = Landed()
         # What is older than the interval may not wait for another one once it can be written again.
-        flush = flush or any(file.to_rewrite for file in self._files.values())
+        flush = flush or self._has_to_rewrite()
         groups: dict[Target, list[Append]] = {}
         for append in appends:
             groups.setdefault(append.target, []).append(append)
@@ -123,7 +127,7 @@ class Writer:
         self._let_go()
         if self._durability == "interval":
             landed.unsynced = any(file.dirty for file in self._files.values())
-            landed.to_rewrite = any(file.to_rewrite for file in self._files.values())
+            landed.to_rewrite = self._has_to_rewrite()
         landed.free_bytes = self.free_bytes()
         return landed
 
@@ -161,6 +165,8 @@ class Writer:
             file.close()
         self._files.clear()
         self._threads.close()
+        if self._queue is not None:
+            self._queue.close()
         if self._catalog is not None:
             # Mode `os` synced nothing: after a power cut the catalog could be ahead of the files.
             clean = clean and landed.trouble is None and not self.rows_wait and self._durability != "os"
@@ -235,10 +241,14 @@ class Writer:
     def _sync(self, targets: Iterable[Target]) -> dict[Target, OSError]:
         """Sync files, and the directories of new ones; returns those that cannot be trusted any more."""
         files = [(target, self._files[target]) for target in targets]
+        if not files:
+            return {}
         folders = list({file.path.parent: None for _, file in files if file.new})
-        syncs: list[Sync] = [file.sync for _, file in files]
-        syncs += [partial(self._disk.sync_directory, folder) for folder in folders]
-        results = self._threads.run(syncs)
+        names: list[Sync] = [partial(self._disk.sync_directory, folder) for folder in folders]
+        if self._queue is None or len(files) < ENOUGH_FOR_QUEUE:
+            results = self._threads.run([file.sync for _, file in files] + names)
+        else:
+            results = self._queue.run([file.descriptor for _, file in files]) + self._threads.run(names)
         lost = dict(zip(folders, results[len(files) :], strict=True))
         failed: dict[Target, OSError] = {}
         for (target, file), error in zip(files, results, strict=False):
@@ -250,6 +260,10 @@ class Writer:
                 file.distrust()
                 failed[target] = error
         return failed
+
+    def _has_to_rewrite(self) -> bool:
+        """Only mode `interval` keeps what it has acknowledged; in the others a batch need not look at every file."""
+        return self._durability == "interval" and any(file.to_rewrite for file in self._files.values())
 
     def _must_flush(self) -> bool:
         """Mode `interval` keeps what is unsynced in memory and its descriptors open: both are bounded."""

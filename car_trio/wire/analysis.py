@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
+from car_trio.wire.tools import Members
+
 Tier = Literal["read_only", "sandbox_edit", "full_access"]
 Count = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
@@ -19,15 +21,15 @@ class Verify(Struct, omit_defaults=True):
     """`verify`. State and tools default to the connection's own."""
 
     proposal: Raw
-    initial_state: dict[str, Any] | None = None
-    tool_names: list[str] | None = None
+    initial_state: Members | None = None
+    tool_names: Annotated[list[str], Meta(max_length=10_000)] | None = None
     max_actions: int | None = None
-    tool_schemas: list[ToolSchema] | None = None
+    tool_schemas: Annotated[list[ToolSchema], Meta(max_length=10_000)] | None = None
 
 
 class Simulate(Struct, omit_defaults=True):
     proposal: Raw
-    initial_state: dict[str, Any] | None = None
+    initial_state: Members | None = None
 
 
 class OfProposal(Struct):
@@ -45,7 +47,7 @@ class TransactionCheck(Struct, omit_defaults=True):
     """`transaction_check`; `state` is accepted and unused."""
 
     proposal: Raw
-    versions: dict[str, Any] | None = None
+    versions: Members | None = None
     state: Any = None
 
 

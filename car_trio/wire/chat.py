@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 SessionId = Annotated[str, Meta(min_length=1, max_length=256)]
+ChatEvent = Annotated[dict[str, Raw], Meta(max_length=256)]
+"""`agent.chat.event`: `session_id`, `kind`, and what belongs to the kind."""
 
 
 class ImageBase64(Struct, tag_field="type", tag="image_base64"):
@@ -18,6 +20,9 @@ class ImageUrl(Struct, tag_field="type", tag="image_url"):
     url: Annotated[str, Meta(pattern="^https?://[^\\s]+$")]
 
 
+Attachments = Annotated[list[ImageBase64 | ImageUrl], Meta(max_length=1000)]
+
+
 class StartChat(Struct, omit_defaults=True):
     """`agents.chat`."""
 
@@ -27,7 +32,7 @@ class StartChat(Struct, omit_defaults=True):
     stream: bool = True
     voice_input: bool = False
     model: str | None = None
-    attachments: list[ImageBase64 | ImageUrl] | None = None
+    attachments: Attachments | None = None
 
 
 class ChatAccepted(Struct):
@@ -48,7 +53,7 @@ class AgentChat(Struct, omit_defaults=True):
     stream: bool
     context: ChatContext
     model: str | None = None
-    attachments: list[ImageBase64 | ImageUrl] | None = None
+    attachments: Attachments | None = None
 
 
 class ChatSession(Struct):

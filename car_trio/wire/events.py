@@ -29,12 +29,12 @@ class Event(Struct):
 class QueryEvents(Struct, omit_defaults=True):
     """`events.query`. `data_matches`: members of `data` that must be equal to these."""
 
-    kinds: list[str] | None = None
+    kinds: Annotated[list[str], Meta(max_length=10_000)] | None = None
     action_id: str | None = None
     proposal_id: str | None = None
     since: str | None = None
     until: str | None = None
-    data_matches: dict[str, Any] | None = None
+    data_matches: Annotated[dict[str, Raw], Meta(max_length=100)] | None = None
     limit: Annotated[int, Meta(ge=1)] | None = None
 
 

@@ -18,6 +18,7 @@ MAX_ID_BYTES = 256
 """An id is echoed in every reply and kept while the request runs; a client that needs more is not one."""
 
 NULL = b"null"
+TRUE = Raw(b"true")
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -37,13 +38,19 @@ class ErrorObject(Struct):
 
     message: str
     code: int = 0
-    data: Any = None
+    data: Raw = Raw(NULL)
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the client says that trying again is of no use."""
-        data: Json = self.data
-        return isinstance(data, dict) and data.get("terminal") is True
+        """Whether the client says that trying again is of no use; nothing else of its data is read."""
+        try:
+            return msgspec.json.decode(self.data, type=_Data).terminal == TRUE
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+
+
+class _Data(Struct):
+    terminal: Raw = Raw(NULL)
 
 
 _decode_frame = msgspec.json.Decoder(Frame).decode
@@ -118,7 +125,9 @@ def _not_a_request(message: bytes | bytearray, error: msgspec.ValidationError) -
 def read_error(raw: Raw) -> ErrorObject:
     """The error of a client's reply; one that is not an object is quoted as the message."""
     try:
-        return _decode_error(raw)
+        error = _decode_error(raw)
+        error.data = Raw(bytes(error.data))  # it outlives the message that it came in
+        return error
     except (msgspec.MsgspecError, RecursionError):
         return ErrorObject(message=f"malformed error: {bytes(raw)[:200].decode(errors='replace')}")
 

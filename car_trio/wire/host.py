@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 AgentStatus = Literal["idle", "running", "waiting_for_approval", "paused", "completed", "errored", "stopped"]
+Names = Annotated[list[str], Meta(max_length=10_000)]
 ApprovalStatus = Literal["pending", "resolved", "expired"]
 
 
@@ -41,7 +42,7 @@ class RegisterAgent(Struct, omit_defaults=True, kw_only=True):
     id: str | None = None
     name: str
     kind: str
-    capabilities: list[str] | None = None
+    capabilities: Names | None = None
     project: str | None = None
     pid: int | None = None
     display: Display | None = None
@@ -137,7 +138,7 @@ class RequestApproval(Struct, omit_defaults=True, kw_only=True):
     agent_id: str | None = None
     action: str
     details: Raw | UnsetType = UNSET
-    options: list[str] | None = None
+    options: Names | None = None
     system_level: bool | None = None
     timeout_secs: float | None = None
 

@@ -6,6 +6,9 @@ outside of strings, about every 64 KiB, wherever in its nesting these are. A pie
 the brackets that are open where it begins are put in front of it and those open at its end are closed behind it.
 What is decoded so is grown together again along the containers that were open at the cut.
 
+What has been decoded is let go of in one call too, whatever it was made in. So whoever decodes a document bounds how
+many lists and objects it may hold (`most_containers`): they are counted before they are made.
+
 Everything here relies on a document that has passed a decoder's grammar before, as each `msgspec.Raw` of a message
 has: brackets match, strings end, escapes are whole. `Raw` leaves two things open, and only these are still looked
 for: numbers that no reader takes, and how deep the document nests.
@@ -18,7 +21,7 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
@@ -28,9 +31,18 @@ T = TypeVar("T")
 
 PIECE_BYTES = 64 * 1024
 
+FEW_CONTAINERS: Final = 400_000
+BYTES_A_CONTAINER: Final = 10
+"""Letting go of 400,000 lists and objects takes 20 to 30 ms where they nest deep, which is the worst."""
+
+MAX_MEMBERS: Final = 100_000
+"""Of one object that is decoded: checking it against a type and sorting its keys are single calls too."""
+
 _BRACKETS: Final = b"[]{}"
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
 _UP_OR_DOWN: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_MARKS: Final = bytes(set(range(256)) - set(_BRACKETS) - {ord(",")})
+_MARKS: Final = {**_UP_OR_DOWN, ord(","): 0}
 _CLOSED: Final = bytes.maketrans(b"[{", b"]}")
 _COMMA_OR_QUOTE: Final = re.compile(rb'[,"]')
 _LIST: Final = ord("[")
@@ -38,6 +50,10 @@ _LIST: Final = ord("[")
 
 class TooDeep(ValueError):  # noqa: N818 - says what the document is
     """It nests deeper than allowed."""
+
+
+class TooMany(ValueError):  # noqa: N818 - says what the document is
+    """It holds more lists and objects, or members of one object, than allowed."""
 
 
 class Repeated(ValueError):  # noqa: N818 - says what the document is
@@ -51,7 +67,9 @@ class Piece(NamedTuple):
     before: bytes
     after: bytes
     kept: int
-    """How many of the brackets in `before` are still open at the end."""
+    """How many of the brackets in `before` are still open at the end, and so in all of it."""
+    opened: int
+    """How many lists and objects begin in it."""
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
@@ -80,12 +98,21 @@ def outside_of_strings(text: bytes) -> bytes:
     return b"".join(plain_quotes(text).split(b'"')[::2])
 
 
-def pieces(document: bytes, room: int) -> Iterator[Piece]:
-    """The document in pieces. Raises `TooDeep` when it nests more than `room` deep."""
-    at, before = 0, b""
+def most_containers(size: int) -> int:
+    """How many lists and objects a document of so many bytes may hold, if it is to be decoded."""
+    return max(FEW_CONTAINERS, size // BYTES_A_CONTAINER)
+
+
+def pieces(document: bytes, room: int, most: int = sys.maxsize) -> Iterator[Piece]:
+    """The document in pieces. Raises `TooDeep` when it nests more than `room` deep, and `TooMany` when it holds more
+    than `most` lists and objects."""
+    at, before, opened = 0, b"", 0
     while at < len(document):
         end = _cut(document, at)
         piece = _piece(document[at:end], before, room)
+        opened += piece.opened
+        if opened > most:
+            raise TooMany(f"holds more than {most} lists and objects")
         yield piece
         at, before = end + 1, piece.after
 
@@ -116,7 +143,8 @@ def _piece(text: bytes, before: bytes, room: int) -> Piece:
     if max(depths) > room:
         raise TooDeep(f"nests more than {room} deep")
     kept = min(depths)
-    return Piece(text, before, before[:kept] + _unclosed(brackets, depths[-1] - kept), kept)
+    after = before[:kept] + _unclosed(brackets, depths[-1] - kept)
+    return Piece(text, before, after, kept, (len(brackets) + len(after) - len(before)) // 2)
 
 
 def _unclosed(brackets: bytes, count: int) -> bytes:
@@ -124,6 +152,29 @@ def _unclosed(brackets: bytes, count: int) -> bytes:
     while count and len(fewer := brackets.replace(b"[]", b"").replace(b"{}", b"")) < len(brackets):
         brackets = fewer
     return brackets[len(brackets) - count :]
+
+
+def longer_than(document: bytes, most: int) -> Generator[None, None, bool]:
+    """Whether a list or an object has more than so many members. Stops at the first piece that shows it."""
+    if document.count(b",") < most:
+        return False
+    commas = 0
+    for piece in pieces(document, sys.maxsize):
+        commas += _outermost_commas(piece)
+        if commas >= most:
+            return True
+        yield
+    return False
+
+
+def _outermost_commas(piece: Piece) -> int:
+    """How many commas stand directly in the document's own brackets, with the one that the piece ends at."""
+    if piece.kept > 1:
+        return 0
+    marks = outside_of_strings(piece.text).translate(None, _NO_MARKS)
+    depths = list(accumulate(map(_MARKS.__getitem__, marks), initial=len(piece.before)))
+    within = sum(depths[comma.start()] == 1 for comma in re.finditer(b",", marks))
+    return within + (len(piece.after) == 1)
 
 
 def _whole(piece: Piece, key: bytes, mark: bytes) -> bytes:
@@ -211,20 +262,25 @@ class _Growing:
         if self._unique and not holder.keys().isdisjoint(more):
             raise Repeated
         holder.update(more)
+        if len(holder) > MAX_MEMBERS:
+            raise TooMany(f"holds an object of more than {MAX_MEMBERS} members")
 
 
 def _keys(document: bytes) -> int:
     return outside_of_strings(document).count(b":")
 
 
-def decoded_in_steps(document: bytes, room: int, *, unique: bool = False) -> Generator[None, None, Any]:
+def decoded_in_steps(
+    document: bytes, room: int, most: int = sys.maxsize, *, unique: bool = False
+) -> Generator[None, None, Any]:
     """The document's value; between two steps others may have their turn.
 
-    Raises `TooDeep` when it nests more than `room` deep, `msgspec.ValidationError` for a number that cannot be read,
-    and `Repeated`, if keys have to be `unique`.
+    Raises `TooDeep` when it nests more than `room` deep, `TooMany` when it holds more than `most` lists and objects or
+    `MAX_MEMBERS` in one object, `msgspec.ValidationError` for a number that cannot be read, and `Repeated`, if keys
+    have to be `unique`.
     """
     growing = _Growing(unique=unique)
-    for piece in pieces(document, room):
+    for piece in pieces(document, room, most):
         growing.add(piece)
         yield
     return growing.value
@@ -241,9 +297,11 @@ def may_be_unreadable(text: bytes) -> bool:
     return any(extreme in shapes for extreme in _EXTREMES)
 
 
-def read_in_steps(document: bytes, room: int = sys.maxsize) -> Generator[None, None, None]:
+def read_in_steps(
+    document: bytes, room: int = sys.maxsize, most: int = sys.maxsize
+) -> Generator[None, None, None]:
     """Makes sure that a reader can decode it. Raises as `decoded_in_steps` does."""
-    for piece in pieces(document, room):
+    for piece in pieces(document, room, most):
         if may_be_unreadable(piece.text):
             _read(_whole(piece, b"", b""))
         yield
@@ -286,6 +344,19 @@ def _list_parts(items: list[Any], encode: Callable[[Any], bytes], *, in_order: b
             yield comma
             yield from encoded_parts(each, in_order=in_order)
             comma = b","
+
+
+def joined_in_steps(parts: Iterable[bytes]) -> Generator[None, None, bytes]:
+    """The parts in one; a step makes about as much of it as a piece has."""
+    made: list[bytes] = []
+    size = 0
+    for part in parts:
+        made.append(part)
+        size += len(part)
+        if size >= PIECE_BYTES:
+            size = 0
+            yield
+    return b"".join(made)
 
 
 def at_once(steps: Generator[None, None, T]) -> T:

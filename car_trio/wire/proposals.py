@@ -111,6 +111,17 @@ class Action(Struct, frozen=True, kw_only=True):
         key = self.parameters.get("key")
         return key if isinstance(key, str) else None
 
+    def free_form(self) -> list[Any]:
+        """The values that may be any JSON; what is empty is left out."""
+        values = [each for each in (self.parameters, self.expected_effects, self.metadata) if each]
+        if self.preconditions:
+            values += [each.value for each in self.preconditions]
+        if self.assumptions:
+            values += [each.expected_value for each in self.assumptions]
+        if self.compensation is not None:
+            values.append(self.compensation.plain())
+        return values
+
     def plain(self) -> dict[str, Any]:
         """The action as JSON, every default filled in, in the protocol's order of keys."""
         plain: dict[str, Any] = {"id": self.id, "type": self.type}

@@ -9,7 +9,9 @@ reader decodes, so whoever builds a `Turn` has decoded every Raw once (`state/tu
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -27,7 +29,14 @@ DropReason = Literal["run_not_found", "run_terminal", "run_turn_limit", "turn_to
 
 def now() -> str:
     """The wall clock as the protocol writes it: RFC 3339, UTC, microseconds, `Z`."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_to_the_second(seconds)}.{microseconds:06d}Z"
+
+
+@lru_cache(maxsize=1)
+def _to_the_second(seconds: int) -> str:
+    # Each turn is stamped, and writing a date out costs more than the rest of the stamp.
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def rfc3339(moment: datetime) -> str:
@@ -65,7 +74,7 @@ class AgentOutcome(Struct, kw_only=True):
 
     status: OutcomeStatus
     summary: str = ""
-    evidence: list[Raw] = []
+    evidence: Annotated[list[Raw], Meta(max_length=16_384)] = []
     metrics: Metrics = msgspec.field(default_factory=Metrics)
     timestamp: str = msgspec.field(default_factory=now)
 

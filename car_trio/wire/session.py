@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from car_trio.wire.policies import RegisterPolicy
-from car_trio.wire.tools import Tool
+from car_trio.wire.tools import Tools
 
 PROTOCOL_VERSIONS = (2, 3)
 
@@ -39,7 +39,7 @@ class Authenticated(Struct, omit_defaults=True):
 class Handshake(Struct, omit_defaults=True):
     protocol_version: int
     client_version: str | None = None
-    required_capabilities: list[str] = []
+    required_capabilities: Annotated[list[str], Meta(max_length=10_000)] = []
 
 
 class ServerName(Struct):
@@ -70,8 +70,8 @@ class Health(Struct):
 
 
 class InitSession(Struct, omit_defaults=True):
-    tools: list[Tool] = []
-    policies: list[RegisterPolicy] = []
+    tools: Tools = []
+    policies: Annotated[list[RegisterPolicy], Meta(max_length=10_000)] = []
 
 
 class SessionReady(Struct):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from car_trio.wire.pieces import MAX_MEMBERS
+
+Members = Annotated[dict[str, Any], Meta(max_length=MAX_MEMBERS)]
+"""A free-form object of a client's."""
 
 
 class RateLimit(Struct):
@@ -17,11 +22,14 @@ class Tool(Struct, omit_defaults=True):
 
     name: str
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Members | None = None
     returns: Any = None
     idempotent: bool = False
     cache_ttl_secs: float | None = None
     rate_limit: RateLimit | None = None
+
+
+Tools = Annotated[list[Tool], Meta(max_length=10_000)]
 
 
 class ToolList(Struct):
@@ -63,4 +71,4 @@ class SubmitProposal(Struct, omit_defaults=True):
 
     proposal: Raw
     session_id: str | None = None
-    scope: dict[str, Any] | UnsetType | None = UNSET
+    scope: Members | UnsetType | None = UNSET

@@ -105,7 +105,7 @@ def test_a_run_of_which_the_end_was_not_there_any_more_stays(
 
 
 def test_nothing_to_prune_is_well(shell: Shell, home: Path) -> None:
-    assert shell("runs", "prune", "--older-than", "30d").code == 0
+    assert shell("runs", "prune", "--older-than", "30d")[:2] == (0, "no run is to be removed\n")
     assert shell("runs", "prune", "--older-than", "never").code == 2
 
 

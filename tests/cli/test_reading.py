@@ -266,10 +266,10 @@ def an_end(**fields: Any) -> bytes:
 
 
 def test_what_an_agent_gave_as_evidence_and_counted_is_shown(shell: Shell, home: Path) -> None:
-    write(home, A, [started(A), an_end(turns=3, tool_calls=2, duration_ms=1500.0)])
+    write(home, A, [started(A), an_end(turns=3, tool_calls=1, retries=2, duration_ms=1500.0)])
     out = shell("runs", "show", "run-a").out
     assert out.count("evidence") == 1
-    assert "counted   3 turns, 2 tool calls, 1.50 s" in out
+    assert "counted   3 turns, 1 tool call, 2 retries, 1.50 s" in out
     assert shell("runs", "show", "run-a", "--full").out.count('evidence  {"kind":"tool_result"') == 2
     write(home, A, [started(A), ended(A)])
     out = shell("runs", "show", "run-a").out
@@ -548,7 +548,7 @@ def test_the_same_work_is_the_same_however_its_json_was_written(shell: Shell, ho
     write(home, B, [started(B), other, ended(B)])
     ran = shell("runs", "diff", "run-a", "run-b")
     assert ran.code == 0
-    assert ran.out.splitlines()[-1] == "1 turns the same, 0 different"
+    assert ran.out.splitlines()[-1] == "1 turn the same, 0 different"
 
 
 def test_the_first_divergence_is_named_and_the_rest_is_aligned_behind_it(shell: Shell, home: Path) -> None:
@@ -605,8 +605,8 @@ RAN = {"cli": "pytest", "exit_code": 0, "timed_out": False, "output_tail": "3 pa
             ["verdict"],
             "verdict: passed → failed",
         ),
-        ({"output": None}, {}, [], "1 turns the same"),
-        ({"policy_rejected": False}, {}, [], "1 turns the same"),
+        ({"output": None}, {}, [], "1 turn the same"),
+        ({"policy_rejected": False}, {}, [], "1 turn the same"),
     ],
 )
 def test_whatever_came_of_a_call_is_compared_and_said(

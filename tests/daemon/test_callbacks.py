@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import trio
 
+from car_trio.nursery.backstops import ROOM, Backstops
+from car_trio.nursery.callbacks import _Pending
 from tests.peer import Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -321,3 +325,61 @@ async def test_a_proposal_that_cannot_be_read_or_repeats_a_key_is_refused(tmp_pa
             assert caught.value.code == -32602
         with pytest.raises(Refused, match="unknown session_id"):
             await peer.call("proposal.submit", {"proposal": {"actions": []}, "session_id": "s"})
+
+
+class Waiter:
+    """Somebody who waits, as the backstops see it."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.expired_at: float | None = None
+
+    def expire(self) -> None:
+        self.is_over, self.expired_at = True, trio.current_time()
+
+
+async def test_backstops_expire_what_waits_each_at_its_time_and_nothing_that_is_over(nursery, autojump_clock):
+    backstops, waiters = Backstops(), [Waiter() for _ in range(5)]
+    nursery.start_soon(backstops.keep)
+    began = trio.current_time()
+    for waiter, seconds in zip(waiters, (30, 10, 20, 10, -1), strict=True):
+        backstops.add(waiter, seconds)
+    waiters[2].is_over = True
+    await trio.sleep(100)
+    took = [None if each.expired_at is None else round(each.expired_at - began) for each in waiters]
+    assert took == [30, 10, None, 10, 0]
+    late = Waiter()
+    backstops.add(late, 5)
+    await trio.sleep(10)
+    assert late.is_over
+
+
+async def test_backstops_keep_little_of_what_is_over_and_all_that_waits(nursery, autojump_clock):
+    backstops = Backstops()
+    nursery.start_soon(backstops.keep)
+    waiting = [Waiter() for _ in range(ROOM)]
+    for waiter in waiting:
+        backstops.add(waiter, 300)
+        for _ in range(20):
+            over = Waiter()
+            backstops.add(over, 200)
+            over.is_over = True
+    assert len(backstops) <= 3 * ROOM
+    await trio.sleep(301)
+    assert all(waiter.expired_at is not None for waiter in waiting)
+    assert len(backstops) == 0
+
+
+async def test_an_answer_is_not_kept_for_as_long_as_the_client_would_have_been_waited_for(
+    tmp_path, autojump_clock
+):
+    async with open_house(tmp_path) as house:
+        peer = await with_tool(house)
+        submitted = await peer.request("proposal.submit", plan({}))
+        call = await peer.notification("tools.execute")
+        await peer.answer(call, "x" * 100_000)
+        await peer.reply(submitted)
+        gc.collect()
+        kept = [each for each in gc.get_objects() if isinstance(each, _Pending)]
+        assert kept
+        assert all(each.task is None and each.answer is None for each in kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import trio
@@ -155,3 +156,85 @@ async def test_a_stop_on_a_broken_disk_ends_in_time(tmp_path, autojump_clock):
         with trio.fail_after(60):
             await house.stopped.wait()
         assert house.daemon.runs.open_count == 0
+
+
+def a_fifo(runs: Path) -> Path:
+    os.mkfifo(path := runs / "alice" / "k.jsonl")
+    return path
+
+
+def a_link(runs: Path) -> Path:
+    (path := runs / "alice" / "k.jsonl").symlink_to(runs / ".nobackup")
+    return path
+
+
+def a_directory(runs: Path) -> Path:
+    (path := runs / "alice" / "k.jsonl").mkdir()
+    return path
+
+
+def a_file_for_its_directory(runs: Path) -> Path:
+    (runs / "alice").rmdir()
+    (path := runs / "alice").write_text("")
+    return path
+
+
+@pytest.mark.parametrize("put", [a_fifo, a_link, a_directory, a_file_for_its_directory])
+async def test_what_lies_in_the_place_of_a_run_stops_that_run_alone_until_it_is_moved_away(
+    tmp_path, autojump_clock, put
+):
+    disk = Breakable()
+    key = {"intent": "x", "idempotency_key": "k"}
+    (tmp_path / "runs" / "alice").mkdir(parents=True)
+    path = put(tmp_path / "runs")
+    async with open_house(tmp_path, disk=disk) as house:
+        alice, bob = await house.peer("alice"), await house.peer("bob")
+        began = trio.current_time()
+        with pytest.raises(
+            Refused, match=f"never followed.*{path}.*; move it away; kept in memory"
+        ) as caught:
+            await alice.call("runs.start", key)
+        assert (caught.value.code, caught.value.data["pending"]) == (-32011, True)
+        assert trio.current_time() - began < 1
+        assert (await bob.call("server.health"))["store"] == "ok"
+        plan = {
+            "proposal": {
+                "actions": [{"id": "w", "type": "state_write", "parameters": {"key": "k", "value": 1}}]
+            }
+        }
+        for method, params in (
+            ("proposal.submit", plan),
+            ("runs.record_turns", {"run_id": "k", "turns": [{}]}),
+        ):
+            with pytest.raises(Refused, match="move it away; send it again later"):
+                await alice.call(method, params)
+        run_id = (await bob.call("runs.start", {"intent": "y"}))["run_id"]
+
+        disk.write_error = errno.ENOSPC
+        with pytest.raises(Refused, match="No space left"):
+            await bob.call("runs.complete", {"run_id": run_id, "outcome": {"status": "success"}})
+        assert (await bob.call("server.health"))["store"] == "degraded"
+        disk.write_error = None
+        await trio.sleep(2)
+        assert (await bob.call("server.health"))["store"] == "ok"
+
+        path.rename(tmp_path / "aside")
+        await trio.sleep(2)
+        assert await alice.call("runs.start", key) == {"run_id": "k", "agent_id": "alice"}
+        assert len((await alice.call("runs.get_trace", {"run_id": "k"}))["records"]) == 1
+
+
+async def test_a_stop_says_which_run_was_not_written_and_what_lies_in_its_place(
+    tmp_path, autojump_clock, caplog
+):
+    (tmp_path / "runs" / "alice").mkdir(parents=True)
+    path = a_fifo(tmp_path / "runs")
+    async with open_house(tmp_path) as house:
+        alice = await house.peer("alice")
+        with pytest.raises(Refused):
+            await alice.call("runs.start", {"intent": "x", "idempotency_key": "k"})
+    said = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
+    assert len(said) == 1
+    assert "puts were never written" in said[0]
+    assert str(path) in said[0]
+    assert "move it away" in said[0]

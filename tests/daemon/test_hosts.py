@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
-from car_trio.nursery import storage
+from car_trio.nursery import outbound, storage
 from car_trio.nursery.duties import grace_sweep
 from car_trio.store.disk import Disk
 from tests.peer import HOST_TOKEN, TOKEN, Peer, Refused, open_house
@@ -165,6 +165,35 @@ async def test_a_wedged_host_delays_nobody_and_is_cut_after_thirty_seconds(tmp_p
         await trio.sleep(31)
         assert len(house.daemon.clients) == 2
         assert len(house.daemon.host.events._watchers) == 1
+
+
+async def test_events_that_gathered_reach_a_host_together_and_in_order(tmp_path, autojump_clock, monkeypatch):
+    async with open_house(tmp_path) as house:
+        host = await house.peer(host=True)
+        await host.call("host.subscribe")
+        await wait_all_tasks_blocked()
+        waits: list[int] = []
+        (feed,) = house.daemon.host.events._watchers.values()
+        drained = feed._out.drained
+        monkeypatch.setattr(feed._out, "drained", lambda: waits.append(1) or drained())
+        for n in range(20):
+            house.daemon.host.events.publish("told", str(n))
+        for n in range(20):
+            assert (await host.notification("host.event"))["message"] == str(n)
+        assert len(waits) == 1
+
+
+async def test_of_many_large_events_a_host_is_handed_no_more_than_it_has_room_for(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        host = await house.peer(host=True, lockstep=True)
+        await host.call("host.subscribe")
+        await wait_all_tasks_blocked()
+        for n in range(60):
+            house.daemon.host.events.publish("told", str(n) + "x" * 60_000)
+        await wait_all_tasks_blocked()
+        assert house.connections[0]._out._bytes <= outbound.SOFT_LIMIT + 61_000
+        for n in range(60):
+            assert (await host.notification("host.event"))["message"].rstrip("x") == str(n)
 
 
 async def test_a_host_that_was_too_slow_is_told_its_gap_and_goes_on(tmp_path, autojump_clock):

@@ -11,6 +11,7 @@ from car_trio.methods import analysis, calling, proposals, table
 from car_trio.state import values
 from car_trio.state.policies import outgrows
 from car_trio.wire import pieces
+from tests.daemon.test_chats import heard, pair, say
 from tests.daemon.test_policies import call, plan, policy_file, rows, with_tools
 from tests.peer import Refused, open_house
 
@@ -51,6 +52,8 @@ class Steps(trio.abc.Instrument):
         ("verify", {"proposal": {"actions": []}, "initial_state": {"k": LARGE}}),
         ("proposal.submit", {"proposal": {"actions": []}, "scope": {"other": LARGE}}),
         ("runs.record_turns", {"run_id": "r", "turns": [{"output": LARGE[:1000]}] * 12}),
+        ("host.request_approval", {"action": "a", "details": LARGE}),
+        ("agent.chat.event", {"session_id": "s", "kind": "text", "v": LARGE}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -313,3 +316,100 @@ async def test_a_large_message_of_somebody_who_leaves_leaves_nothing_behind(tmp_
         assert await other.call("state.keys") == []
         await trio.testing.wait_all_tasks_blocked()
         assert all(not each.is_known or each.over.is_set() for each in house.connections[:1])
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "said"),
+    [
+        ("runs.record_turns", {"run_id": "r", "turns": [{}] * 100_000}, "length <= 256 - at $.turns"),
+        (
+            "runs.complete",
+            {"run_id": "r", "outcome": {"status": "done", "evidence": [1] * 200_000}},
+            "length <= 16384 - at $.outcome.evidence",
+        ),
+        ("host.request_approval", {"action": "a", "options": ["o"] * 100_000}, "length <= 10000 - at $.options"),
+        ("agent.chat.event", {f"k{n}": 1 for n in range(50_000)}, "object of length <= 256"),
+        ("agents.chat", {"agent_id": "a", "prompt": "p", "attachments": [{}] * 100_000}, "length <= 1000"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+async def test_a_list_that_is_much_too_long_is_refused_after_a_few_steps(
+    tmp_path, autojump_clock, method, params, said
+):
+    async with open_house(tmp_path) as house:
+        peer = await house.peer()
+        with pytest.raises(Refused) as refused:
+            await peer.call(method, params)
+        assert refused.value.code == -32602
+        assert said in refused.value.message
+
+
+async def test_what_a_large_word_in_a_chat_says_reaches_the_host_as_it_was(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        host, ada, chat = await pair(house, session_id="c")
+        for number, value in enumerate((LARGE, 1)):
+            await say(ada, chat, "text", number=number, v=value)
+        for number, value in enumerate((LARGE, 1)):
+            said = {"session_id": "c", "kind": "text", "number": number, "v": value, "agent_id": "ada"}
+            assert await heard(host) == said
+        text = '{"id":7,"method":"agent.chat.event","params":{"session_id":"c","kind":"text","v":[%s 1e999]}}'
+        await ada.send(text % (json.dumps(LARGE)[1:-1] + ","))
+        with pytest.raises(Refused, match="agent.chat.event: v cannot be read back: Number out of range"):
+            await ada.reply(7)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+async def test_details_nest_as_deep_as_readers_take_and_no_deeper_whatever_their_size(
+    tmp_path, autojump_clock, request, size
+):
+    if size == "large":
+        request.getfixturevalue("all_is_large")
+    async with open_house(tmp_path) as house:
+        peer = await house.peer()
+        for depth in (128, 129):
+            details = "[" * depth + "]" * depth
+            await peer.send(
+                '{"id":%d,"method":"host.request_approval","params":{"action":"a","details":%s}}'
+                % (depth, details)
+            )
+        assert (await peer.reply(128))["details"] == json.loads("[" * 128 + "]" * 128)
+        with pytest.raises(Refused, match="details cannot be read back: nests more than 128 deep"):
+            await peer.reply(129)
+
+
+async def test_what_is_told_of_state_and_tools_is_as_it_was_when_it_was_asked_for(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        peer = await house.peer()
+        some = LARGE[:2000]
+        for key in "abc":
+            await peer.call("state.set", {"key": key, "value": some})
+        schema = {"enum": ["x" * 70] * 1000}
+        tools = [{"name": f"t{n}", "parameters": schema} for n in range(3)]
+        await peer.call("tools.register", tools)
+        snapshot = await peer.request("state.snapshot")
+        listed = await peer.request("tools.list")
+        await peer.request("state.set", {"key": "b", "value": 1})
+        await peer.request("tools.unregister", {"name": "t1"})
+        assert await peer.reply(snapshot) == dict.fromkeys("abc", some)
+        found = await peer.reply(listed)
+        assert ([tool["name"] for tool in found["tools"]], found["count"]) == (["t0", "t1", "t2"], 3)
+        assert found["tools"][1]["parameters"] == schema
+
+
+@pytest.mark.parametrize("method", ["verify", "simulate"])
+async def test_a_large_state_that_is_sent_along_is_worked_on_in_a_thread(
+    tmp_path, autojump_clock, monkeypatch, method
+):
+    threads = []
+    plain = analysis.worked_out
+
+    async def worked_out(context, size, work, *args):
+        threads.append(size > analysis.LARGE_BYTES)
+        return await plain(context, size, work, *args)
+
+    monkeypatch.setattr(analysis, "worked_out", worked_out)
+    async with open_house(tmp_path) as house:
+        peer = await house.peer()
+        for value in (LARGE, 1):
+            await peer.call(method, {"proposal": {"actions": []}, "initial_state": {"k": value}})
+    assert threads == [True, False]

@@ -436,10 +436,14 @@ async def test_events_are_asked_for_by_what_they_are(tmp_path, autojump_clock):
         assert await kinds(limit=1) == ["proposal_completed"]
         assert len(await kinds(data_matches={"tool": "deploy"})) == 9
         assert await kinds(data_matches={"attempt": 1.0}) == []
+        await peer.send('{"id":7,"method":"events.query","params":{"data_matches":{"attempt":1e999}}}')
+        with pytest.raises(Refused, match="data_matches.attempt cannot be read back: Number out of range"):
+            await peer.reply(7)
         assert await kinds(since=everything[0]["timestamp"], limit=1) == ["proposal_completed"]
         assert await kinds(until="2000-01-01T00:00:00Z") == []
         assert len(await kinds(since="2000-01-01T00:00:00+02:00")) == len(everything)
-        for ask in ({"since": "yesterday"}, {"limit": 0}):
+        many = {"k": [[]] * 30_000}
+        for ask in ({"since": "yesterday"}, {"limit": 0}, {"data_matches": many}):
             with pytest.raises(Refused) as caught:
                 await peer.call("events.query", ask)
             assert caught.value.code == -32602

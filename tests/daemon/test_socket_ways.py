@@ -15,6 +15,7 @@ from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
 from car_trio.nursery import outbound
+from car_trio.nursery.framing import packed_frames
 from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.together import Together
@@ -32,10 +33,10 @@ class Wire:
     def __init__(self, ours: trio.abc.Stream, theirs: trio.abc.Stream, nursery: trio.Nursery) -> None:
         self.theirs = theirs
         self.cuts: list[str] = []
-        together = Together()
-        nursery.start_soon(together.deliver)
+        self.together = Together()
+        nursery.start_soon(self.together.deliver)
         self.out = Outbound(
-            ours, stall_seconds=30, together=together, cut=self.cuts.append, spawn=nursery.start_soon
+            ours, stall_seconds=30, together=self.together, cut=self.cuts.append, spawn=nursery.start_soon
         )
         self.socket = Socket(ours, self.out, max_message_bytes=LIMIT)
 
@@ -245,6 +246,25 @@ async def test_a_reply_leaves_with_the_readers_turn_and_a_later_post_with_the_ne
         assert said.endswith(b"\x81\x06answer\x81\x05event")
 
 
+async def test_in_a_flush_replies_leave_at_its_end_and_what_many_watch_with_the_next_turn_of_the_loop() -> (
+    None
+):
+    async with wire() as watcher, wire() as recorder:
+        for each in (watcher, recorder):
+            await each.shake_hands()
+            await wait_all_tasks_blocked()
+            await each.theirs.receive_some()
+        with watcher.together:
+            watcher.socket.post_frames(packed_frames([b"one", b"two"]))
+        with recorder.together:
+            recorder.socket.post(b"reply")
+        assert os.read(recorder.theirs.socket.fileno(), 100) == b"\x81\x05reply"  # type: ignore[attr-defined]
+        with pytest.raises(BlockingIOError):
+            os.read(watcher.theirs.socket.fileno(), 100)  # type: ignore[attr-defined]
+        await wait_all_tasks_blocked()
+        assert os.read(watcher.theirs.socket.fileno(), 100) == b"\x81\x03one\x81\x03two"  # type: ignore[attr-defined]
+
+
 async def test_many_waiting_messages_are_made_bytes_of_their_own_in_small_parts_and_arrive_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -321,3 +341,34 @@ async def test_a_new_text_inside_a_fragmented_one_is_a_violation_but_a_ping_is_n
             assert await connected.received(1) == [b"ab"]
         else:
             assert await close_code(connected) == 1002
+
+
+async def test_what_need_not_wait_for_others_leaves_at_once_but_not_before_what_came_earlier_nor_out_of_a_stretch():
+    async with wire() as w:
+        await w.shake_hands()
+        w.out.send_now()
+        theirs = w.theirs.socket  # type: ignore[attr-defined]
+        await theirs.recv(65_536)
+
+        def came() -> bytes:
+            try:
+                return os.read(theirs.fileno(), 65_536)
+            except BlockingIOError:
+                return b""
+
+        w.socket.post(b"alone", True)
+        assert came() == b"\x81\x05alone"
+        w.socket.post(b"first")
+        w.socket.post(b"second", True)
+        assert came() == b""
+        await wait_all_tasks_blocked()
+        assert came() == b"\x81\x05first\x81\x06second"
+        with w.together:
+            w.socket.post(b"in a stretch", True)
+            assert came() == b""
+        assert came() == b"\x81\x0cin a stretch"
+        w.out.in_turn = True
+        w.socket.post(b"of the reader", True)
+        assert came() == b""
+        w.out.send_now()
+        assert came() == b"\x81\x0dof the reader"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import trio
 
+from car_trio.config import Config, Server, Web
+from car_trio.nursery.listeners import bind
 from car_trio.state.run import Run
 from car_trio.store.disk import Disk
 from car_trio.store.reader import read_page
@@ -123,6 +126,51 @@ async def test_a_run_that_could_not_be_adopted_is_ended_as_soon_as_the_disk_allo
         records = (await agent.call("runs.get_trace", {"run_id": "left"}))["records"]
         assert [record["record"] for record in records] == ["started", "turn", "ended"]
         assert records[-1]["termination"] == {"kind": "incomplete", "reason": "orphaned"}
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_a_run_whose_adopted_end_cannot_be_synced_has_one_end_all_the_same(
+    tmp_path, autojump_clock, stuck
+):
+    class NoSync(Disk):
+        broken = True
+
+        def sync_directory(self, path):
+            if self.broken and path.name == "alice":
+                raise OSError(errno.EIO, "input/output error")
+            super().sync_directory(path)
+
+        def truncate(self, descriptor, size):
+            if stuck:
+                raise OSError(errno.EIO, "input/output error")
+            super().truncate(descriptor, size)
+
+    path = tmp_path / "runs" / "alice" / "left.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        '{"record":"started","run_id":"left","agent_id":"alice","intent":"x","started_at":"2026"}\n'
+    )
+    disk = NoSync()
+    async with open_house(tmp_path, disk=disk) as house:
+        disk.broken = False
+        agent = await house.peer("alice")
+        await trio.sleep(10)
+        records = (await agent.call("runs.get_trace", {"run_id": "left"}))["records"]
+        assert [record["record"] for record in records] == ["started", "ended"]
+
+
+async def test_a_socket_file_that_cannot_be_removed_is_named_and_the_listeners_are_closed_all_the_same(
+    tmp_path, monkeypatch, caplog
+):
+    def failing(self, missing_ok=False):
+        raise OSError(errno.EIO, "input/output error")
+
+    config = Config(home=tmp_path, token_directory=tmp_path, server=Server(port=0), web=Web(enabled=False))
+    endpoints = await bind(config)
+    monkeypatch.setattr(Path, "unlink", failing)
+    endpoints.close()
+    assert f"{config.socket_path} cannot be removed: input/output error" in caplog.text
+    assert all(listener.fileno() == -1 for listener in (*endpoints.tcp, endpoints.unix))
 
 
 async def test_a_directory_that_somebody_removed_is_made_again(tmp_path, autojump_clock):

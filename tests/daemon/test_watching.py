@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from car_trio.methods import traces
 from car_trio.nursery import outbound, subscriptions
+from car_trio.state import run as run_module
 from tests.peer import House, Peer, Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -77,7 +78,7 @@ STEPS = st.one_of(
 @pytest.fixture
 def narrow(monkeypatch):
     """Bounds so small that overflow, paging and short snapshots happen all the time."""
-    monkeypatch.setattr(subscriptions, "MAX_EVENTS", 3)
+    monkeypatch.setattr(run_module, "PASSAGE_BYTES", 200)
     monkeypatch.setattr(subscriptions, "PAGE_BYTES", 300)
     monkeypatch.setattr(traces, "PAGE_BYTES", 300)
     monkeypatch.setattr(traces, "MAX_SNAPSHOT_BYTES", 400)
@@ -158,9 +159,8 @@ async def test_a_wedged_watcher_delays_nobody_and_loses_nothing(tmp_path, autoju
         assert [(await healthy.notification("runs.trace.event"))["cursor"] for _ in range(2000)] == list(
             range(1, 2001)
         )
-        run = house.daemon.runs.find(run_id)
-        held = [each._waiting_bytes for each in run.watchers]
-        assert max(held) <= subscriptions.MAX_WAITING_BYTES + 2100
+        held = [connection._out._bytes for connection in house.connections]
+        assert max(held) <= outbound.SOFT_LIMIT + subscriptions.PAGE_BYTES + 3000
         assert [(await wedged.notification("runs.trace.event"))["cursor"] for _ in range(2000)] == list(
             range(1, 2001)
         )
@@ -181,13 +181,18 @@ async def test_an_ended_run_can_be_watched_and_ends_at_once(tmp_path, autojump_c
         agent = await house.peer("alice")
         run_id = (await agent.call("runs.start", {"intent": "x"}))["run_id"]
         await agent.call("runs.record_turns", {"run_id": run_id, "turns": [{"prompt": "a"}, {"prompt": "b"}]})
-        await agent.call("runs.complete", {"run_id": run_id, "outcome": {"status": "done"}})
+        await agent.call(
+            "runs.complete",
+            {"run_id": run_id, "outcome": {"status": "done", "evidence": [{"kind": "evaluator"}]}},
+        )
         await wait_all_tasks_blocked()
         snapshot = await agent.call("runs.subscribe", {"run_id": run_id, "from_cursor": 1})
         assert [turn["prompt"] for turn in snapshot["turns_so_far"]] == ["b"]
         assert (snapshot["cursor"], snapshot["status"]) == (2, "completed")
         event = await agent.notification("runs.trace.event")
         assert (event["record"]["record"], event["cursor"], event["status"]) == ("ended", 2, "completed")
+        trace = await agent.call("runs.get_trace", {"run_id": run_id})
+        assert event["record"] == trace["records"][-1]
 
 
 async def test_a_cursor_past_the_end_is_answered_with_the_true_one(tmp_path, autojump_clock):

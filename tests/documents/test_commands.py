@@ -86,7 +86,7 @@ COMMANDS: dict[str, Runs | CannotRun] = {
     "car-trio doctor --fix": Runs("the catalog can be used"),
     "car-trio runs verify": Runs("1 run"),
     "car-trio runs verify --home restored": Runs("1 run"),
-    "car-trio runs reindex": Runs("1 runs in the catalog"),
+    "car-trio runs reindex": Runs("1 run in the catalog"),
     "car-trio runs prune --older-than 30d --dry-run": Runs("."),
     "car-trio runs prune --older-than 30d --yes": Runs("."),
     (

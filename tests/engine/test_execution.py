@@ -250,6 +250,33 @@ async def test_the_result_carries_the_proposal_its_digest_and_its_lineage() -> N
     ]
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"actions": [call("a", timeout_ms=2**53)]},
+        {"actions": [call("a", assumptions=[{"key": "k", "read_version": 2**53}])]},
+        {"actions": [call("a", parameters={"n": [2**53]})]},
+        {"actions": [call("a", metadata={"n": -(2**53)})]},
+        {"actions": [call("a", preconditions=[{"key": "k", "value": 2**60}])]},
+        {"actions": [], "context": {"n": 2**53}},
+    ],
+)
+async def test_an_integer_that_not_every_reader_reads_refuses_the_proposal_wherever_it_is(
+    large: dict[str, Any],
+) -> None:
+    result = await execute(large, no_tools)
+    (lineage,) = result["replan_lineage"]
+    assert "outside the interoperable safe integer range" in lineage["rejection_reason"]
+
+
+async def test_a_number_is_hashed_as_every_reader_writes_it() -> None:
+    proposals = [
+        {**plan(call("a")), "timestamp": "2026-01-01T00:00:00Z", "context": {"n": n}} for n in (1, 1.0)
+    ]
+    results = [await execute(each, no_tools) for each in proposals]
+    assert len({each["replan_lineage"][0]["proposal_digest"] for each in results}) == 1
+
+
 async def no_tools(name: str | None, parameters: dict[str, Any]) -> Any:
     raise AssertionError("called")
 
@@ -372,11 +399,12 @@ async def test_a_level_begins_in_list_order_and_a_slow_tool_holds_nobody_up(auto
 
 
 async def test_the_next_level_waits_for_the_whole_of_this_one(autojump_clock: Any) -> None:
-    bench = Bench(plan(write("w", "k", 1), call("a"), call("b", state_dependencies=["k"])))
-    bench.delays["a"] = 5
-    await bench.run()
-    assert bench.calls == [("a", 1), ("b", 1)]
-    assert bench.events.index(("action_succeeded", "a")) < bench.events.index(("action_executing", "b"))
+    for delays in ({"a": 5}, {"c": 5}, {"a": 5, "c": 9}, {"a": 9, "c": 5}):
+        bench = Bench(plan(write("w", "k", 1), call("a"), call("c"), call("b", state_dependencies=["k"])))
+        bench.delays = delays
+        await bench.run()
+        begins = bench.events.index(("action_executing", "b"))
+        assert all(bench.events.index(("action_succeeded", each)) < begins for each in "ac")
 
 
 async def test_a_retry_pause_lets_nobody_in_before_the_action_is_done(autojump_clock: Any) -> None:
@@ -654,6 +682,19 @@ async def test_an_unexpected_error_comes_out_as_itself_after_the_finished_rows(
     assert trio.current_time() == pytest.approx(1)
 
 
+async def test_after_an_unexpected_error_of_a_tool_that_answers_at_once_no_later_level_begins() -> None:
+    bench = Bench(plan(write("w", "k", 1), call("a"), call("b", state_dependencies=["k"])))
+
+    async def tool(action: Action, attempt: int) -> Any:
+        bench.calls.append((action.id, attempt))
+        raise Refusal("daemon is stopping")
+
+    bench.tool = tool
+    with pytest.raises(Refusal, match="daemon is stopping"):
+        await bench.run()
+    assert bench.calls == [("a", 1)]
+
+
 async def test_a_receiver_that_breaks_gets_no_row_twice() -> None:
     got: list[str] = []
 
@@ -669,6 +710,44 @@ async def test_a_receiver_that_breaks_gets_no_row_twice() -> None:
 
 
 # Time.
+
+
+async def test_calls_that_wait_for_a_moment_only_are_begun_in_list_order_and_once_whoever_goes_first() -> (
+    None
+):
+    for _ in range(20):  # Trio decides by lot whether the leader comes back before its standby begins.
+        bench = Bench(plan(*(call(f"a{n}") for n in range(4))))
+
+        async def tool(action: Action, attempt: int, bench: Bench = bench) -> None:
+            bench.calls.append((action.id, attempt))
+            await trio.lowlevel.checkpoint()
+
+        bench.tool = tool
+        assert statuses(await bench.run()) == ["succeeded"] * 4
+        assert bench.calls == [(f"a{n}", 1) for n in range(4)]
+
+
+class Spawned(trio.abc.Instrument):
+    """Counts tasks."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.tasks += 1
+
+
+async def test_a_level_costs_a_task_only_for_a_call_that_waits(autojump_clock: Any) -> None:
+    calls = [call(f"a{n}") for n in range(10)]
+    counted = []
+    for delays in ({}, {"a3": 1.0}, dict.fromkeys(("a3", "a7", "a9"), 1.0)):
+        bench, spawned = Bench(plan(*calls)), Spawned()
+        bench.delays = delays
+        trio.lowlevel.add_instrument(spawned)
+        assert statuses(await bench.run()) == ["succeeded"] * 10
+        trio.lowlevel.remove_instrument(spawned)
+        counted.append(spawned.tasks)
+    assert counted == [0, 1, 2]
 
 
 async def test_many_instant_actions_let_other_tasks_run_in_between() -> None:

@@ -137,7 +137,9 @@ def nested(depth: int) -> Any:
     ],
 )
 def test_values_nested_deeper_than_serde_reads_are_refused(fields: dict[str, Any], place: str) -> None:
-    assert refusal(action(**fields)) == f"recursion limit exceeded at {place}"
+    text = json.dumps(action(**fields))
+    for proposal in (action(**fields), text, text.encode()):
+        assert refusal(proposal) == f"recursion limit exceeded at {place}"
     assert refusal({"actions": [], "context": {"n": nested(127)}}) == "recursion limit exceeded at /context"
     parse(action(parameters={"n": nested(124), "m": {"o": nested(100)}}))
 
@@ -236,6 +238,28 @@ def test_a_key_that_stands_twice_is_refused_at_any_depth(
     assert refusal(raw) == f"duplicate key `{key}` at {pointer}"
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        b'{"a":1,"a":1}',
+        b'{ "a": 1, "\\u0061": 1 }',
+        b'{"a":[{"b":1.0,"b":1.0}]}',
+        b'{"\xc3\xbc":1,"\\u00fc":1}',
+    ],
+)
+def test_a_duplicate_key_is_found_however_it_is_spelled(parameters: bytes) -> None:
+    raw = b'{"actions":[{"type":"tool_call","parameters":%b}]}' % parameters
+    assert "duplicate key" in refusal(raw)
+
+
+@pytest.mark.parametrize(
+    "value", [b"1e5", b"0.10", b'"\\/"', b'"\\u0041"', b"12345678901234567890123", b"-0"]
+)
+def test_a_text_that_we_would_write_otherwise_is_read_all_the_same(value: bytes) -> None:
+    raw = b'{"actions":[{"type":"tool_call","parameters":{"a":%b}}]}' % value
+    assert parse_strict(raw).actions[0].parameters == {"a": json.loads(value)}
+
+
 def test_a_duplicate_key_in_a_field_too_deep_to_search_is_refused_too() -> None:
     def reason(depth: int) -> str:
         raw = b'{"actions":[],"unknown":' + b'{"a":' * depth + b'{"b":1,"b":2}' + b"}" * depth + b"}"
@@ -267,3 +291,12 @@ for function in (optimize, simulate, verify, execute):
     subprocess.run([sys.executable, "-c", script], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = engine.nothing
+
+
+def test_a_large_plan_that_holds_too_many_lists_is_refused_before_they_are_made(monkeypatch, size):
+    monkeypatch.setattr(pieces, "FEW_CONTAINERS", 20)
+    plan = json.dumps({"actions": [], "context": {"k": [[]] * 20}}).encode()
+    if size == "large":
+        assert refusal(plan) == "holds more than 20 lists and objects at /"
+    else:
+        assert parse_strict(plan).context == {"k": [[]] * 20}

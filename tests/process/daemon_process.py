@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from tests.second_client import SecondClient
 
@@ -68,6 +68,19 @@ def refused(*arguments: str, **environment: str) -> str:
     return last
 
 
+class Process(Protocol):
+    """As much of `Popen` as is needed of a daemon."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int) -> None: ...
+    def kill(self) -> None: ...
+
+
 class DaemonProcess:
     """`python -m car_trio serve` on a home of its own. `flags`, `environment`, `umask` and the `prefix`, a command
     that becomes the daemon's with `exec`, hold for every start; `module` is another way into the same daemon."""
@@ -90,27 +103,34 @@ class DaemonProcess:
         self.url = ""
         self.remarks = ""
         self.idle_sockets = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.log = home.with_name(home.name + ".log")
 
     def start(self) -> DaemonProcess:
         """Returns when the ready line has been read: then the first connection can be made."""
-        home = ("--home", str(self.home))
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.prefix, *command("serve", "--port", "0", *home, *self.flags, module=self.module)],
-                env=clean_environment(self.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                umask=self.umask,
-            )
+            self.process = self.launch(log)
         found = READY.fullmatch(self._first_line())
         assert found, self.said()
         self.url, self.remarks = found[1], found[4] or ""
         assert (int(found[2]), found[3]) == (self.pid, str(self.home))
         self.idle_sockets = self.sockets()
         return self
+
+    def arguments(self) -> list[str]:
+        """Of the command line."""
+        return ["serve", "--port", "0", "--home", str(self.home), *self.flags]
+
+    def launch(self, log: IO[bytes]) -> Process:
+        """The process as it is started; what it says on standard error goes to the log."""
+        return subprocess.Popen(
+            [*self.prefix, *command(*self.arguments(), module=self.module)],
+            env=clean_environment(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            umask=self.umask,
+        )
 
     def _first_line(self) -> str:
         assert self.process is not None

@@ -180,7 +180,7 @@ def test_status_counts_who_is_there_and_what_is_open(daemon: DaemonProcess) -> N
         start_run(client)
         health = json.loads(ran(daemon.home, "status", "--json")[1])["health"]
         assert (health["connections"], health["open_runs"]) == (2, 1), "this command is there too"
-        assert "1 connections, 1 open runs" in ran(daemon.home, "status")[1]
+        assert "1 connection, 1 open run" in ran(daemon.home, "status")[1]
 
 
 def test_any_method_can_be_called_and_a_refusal_is_a_no(daemon: DaemonProcess) -> None:
@@ -261,8 +261,10 @@ def test_doctor_mends_what_a_killed_daemon_left_and_nothing_else(daemon: DaemonP
 
 
 def test_agents_and_approvals_are_seen_and_decided_from_a_terminal(daemon: DaemonProcess) -> None:
+    assert ran(daemon.home, "agents", "ls")[1].startswith("no agents: none has registered")
     with daemon.client("agent") as client:
         client.call("host.register_agent", {"id": "agent", "name": "Tidier", "kind": "test"})
+        assert ran(daemon.home, "agents", "ls")[1].endswith("\n1 agent\n")
         agents = json.loads(ran(daemon.home, "agents", "ls", "--json")[1])["agents"]
         assert [agent["name"] for agent in agents] == ["Tidier"]
         assert "Tidier" in ran(daemon.home, "agents", "ls")[1]

@@ -334,6 +334,15 @@ def test_a_stop_is_clean_and_takes_its_files_along(daemon: DaemonProcess, number
     assert "Traceback" not in daemon.said()
 
 
+def test_a_file_that_cannot_be_removed_is_named_and_fails_no_stop(daemon: DaemonProcess) -> None:
+    path = daemon.home / "run" / "daemon.json"
+    path.unlink()
+    path.mkdir()
+    assert daemon.stop() == 0
+    assert f"{path} cannot be removed: " in daemon.said()
+    assert "Traceback" not in daemon.said()
+
+
 def test_a_token_that_somebody_else_wrote_meanwhile_is_not_removed(daemon: DaemonProcess) -> None:
     daemon.token_file.write_text("the token of another daemon")
     assert daemon.stop() == 0

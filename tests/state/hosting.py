@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
+from car_trio.state.approvals import read_details
 from car_trio.state.chat import Chats
 from car_trio.state.host import Host
 from car_trio.state.session import Session
 from car_trio.wire.host import RegisterAgent, RequestApproval, ResolveApproval
+from car_trio.wire.pieces import at_once
 from car_trio.wire.runs import rfc3339
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
@@ -81,8 +83,13 @@ class Stage:
         return self.agents.register(session, RegisterAgent(id=agent_id, name=agent_id, kind="test", **fields))
 
     def request(self, session: Session, details: Any = None, **fields: Any) -> Any:
-        raw = {} if details is None else {"details": Raw(msgspec.json.encode(details))}
-        return self.approvals.request(session, RequestApproval(action="do it", **raw, **fields))
+        raw = UNSET if details is None else Raw(msgspec.json.encode(details))
+        ask = RequestApproval(action="do it", details=at_once(read_details("details", raw)), **fields)
+        return self.approvals.request(session, ask)
+
+    def gate(self, session: Session, method: str, params: bytes, timeout: float, ended: Any) -> str:
+        read = at_once(read_details("params", Raw(params)))
+        return self.approvals.gate(session, method, read, timeout, ended)
 
     def resolve(
         self, session: Session, approval_id: str, resolution: str | None = "approve", **fields: Any

@@ -131,7 +131,7 @@ def test_what_nobody_owns_is_decided_by_hosts_and_never_by_itself_when_everybody
     if made_by == "request":
         approval_id = stage.request(asker, system_level=True).id
     else:
-        approval_id = stage.approvals.gate(asker, "m", b"{}", 60, lambda _: None)
+        approval_id = stage.gate(asker, "m", b"{}", 60, lambda _: None)
     session, refusal = OWNERLESS[who]
     if refusal is None:
         assert stage.resolve(session, approval_id)[0].status == "resolved"
@@ -190,7 +190,7 @@ def test_rows_of_a_vanished_connection_expire_and_what_nobody_owns_stays(stage):
     owned = stage.request(gone)
     kept = [stage.request(gone, system_level=True), stage.request(staying)]
     ended = []
-    gated = stage.approvals.gate(gone, "m", b"{}", 60, ended.append)
+    gated = stage.gate(gone, "m", b"{}", 60, ended.append)
     stage.approvals.leave("gone")
     statuses = {row.id: row.status for row in stage.approvals.listed(HOST)}
     assert statuses == {owned.id: "expired", gated: "expired", **{row.id: "pending" for row in kept}}
@@ -200,7 +200,7 @@ def test_rows_of_a_vanished_connection_expire_and_what_nobody_owns_stays(stage):
 def test_a_gated_call_is_a_row_with_all_its_params_that_is_told_its_end_once(stage):
     ended = []
     params = b'{ "to": "ada" }'
-    approval_id = stage.approvals.gate(bound("a"), "mail.send", params, 60, ended.append)
+    approval_id = stage.gate(bound("a"), "mail.send", params, 60, ended.append)
     row = stage.approvals.listed(HOST)[0]
     assert (row.action, row.client_id, row.agent_id) == ("ws.method:mail.send", None, "a")
     assert bytes(row.details) == params
@@ -212,7 +212,7 @@ def test_a_gated_call_is_a_row_with_all_its_params_that_is_told_its_end_once(sta
 
 def test_whoever_gives_up_waiting_takes_the_question_back(stage):
     ended = []
-    approval_id = stage.approvals.gate(unbound(), "m", b"{}", 60, ended.append)
+    approval_id = stage.gate(unbound(), "m", b"{}", 60, ended.append)
     stage.approvals.withdraw(approval_id)
     assert [row.status for row in ended] == ["expired"]
     with pytest.raises(Refusal, match="expired"):
@@ -228,7 +228,7 @@ def test_an_answer_in_the_same_instant_as_the_request_is_not_missed(stage):
 
     stage.events.watch("hasty", Hasty())
     ended = []
-    stage.approvals.gate(unbound(), "m", b"{}", 60, ended.append)
+    stage.gate(unbound(), "m", b"{}", 60, ended.append)
     assert [row.resolution for row in ended] == ["deny"]
     assert stage.request(unbound(), system_level=True).status == "resolved"
 
@@ -238,7 +238,7 @@ def test_in_a_thousand_races_one_answer_wins_and_the_other_is_told_who(stage):
     for n in range(1000):
         first, second = hosts if n % 2 else hosts[::-1]
         ended = []
-        approval_id = stage.approvals.gate(unbound(), "m", b"{}", 60, ended.append)
+        approval_id = stage.gate(unbound(), "m", b"{}", 60, ended.append)
         stage.resolve(first, approval_id, "approve" if n % 3 else "deny")
         with pytest.raises(Refusal, match=f"by session '{first.id}'"):
             stage.resolve(second, approval_id, "deny" if n % 3 else "approve")
@@ -283,7 +283,7 @@ def test_details_of_up_to_a_mebibyte_are_shown_whole_while_pending(stage):
 
 
 def gated(stage, params: bytes) -> str:
-    return stage.approvals.gate(unbound(), "m", params, 60, lambda _: None)
+    return stage.gate(unbound(), "m", params, 60, lambda _: None)
 
 
 def test_details_that_no_reader_decodes_are_refused(stage):
@@ -406,7 +406,7 @@ def test_what_ended_before_a_start_is_known_again_without_its_details(stage):
 def test_whatever_ends_a_row_first_ends_it_once(stage, order):
     ended = []
     asker = unbound("asker")
-    approval_id = stage.approvals.gate(asker, "m", b"{}", 60, ended.append)
+    approval_id = stage.gate(asker, "m", b"{}", 60, ended.append)
     ends = {
         "answer": lambda: stage.resolve(host(), approval_id),
         "deadline": lambda: stage.approvals.expire(60),

@@ -9,8 +9,10 @@ import pytest
 from msgspec import Raw
 
 from car_trio.state import chat as chat_module
+from car_trio.state.chat import read_fields
 from car_trio.wire.chat import ApproveInChat, StartChat
 from car_trio.wire.errors import Refusal
+from car_trio.wire.pieces import at_once
 from tests.state.hosting import Stage, bound, host, unbound
 
 AGENT = bound("ada")
@@ -97,8 +99,10 @@ def test_an_event_must_name_its_chat_and_its_kind_and_be_readable(stage):
         with pytest.raises(Refusal, match="must be a string"):
             stage.chats.event(AGENT, fields)
     with pytest.raises(Refusal, match="cannot be read back"):
-        stage.chats.event(AGENT, {"session_id": Raw(b'"c"'), "kind": Raw(b'"token"'), "n": Raw(b"1e999")})
+        at_once(read_fields({"session_id": Raw(b'"c"'), "kind": Raw(b'"token"'), "n": Raw(b"1e999")}))
     assert heard(stage) == []
+    fields = {"session_id": Raw(b'"c"'), "n": Raw(b"[1.50]")}
+    assert at_once(read_fields(fields)) == fields
 
 
 def test_what_the_agent_says_before_the_host_has_its_acceptance_follows_it_in_order(stage):

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from car_trio.state import run as run_module
 from car_trio.state import runs as runs_module
-from car_trio.state.run import Event, from_row
+from car_trio.state.run import Passage, from_row, passages
 from car_trio.state.runs import Lookup, RunRegistry, slug
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, TurnTooLarge, narrated
 from car_trio.wire.errors import Refusal, storage_degraded
-from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, StartRun
+from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, RunRef, StartRun
 
 
 class Ticket:
@@ -39,7 +40,7 @@ class Journal:
         self.puts.append((ref, list(lines), durable, row, indexed, ticket, must))
         return ticket
 
-    def check(self, purpose: str) -> None:
+    def check(self, purpose: str, run: RunRef) -> None:
         if self.refuses:
             raise self.refuses
 
@@ -67,15 +68,25 @@ class Journal:
 
 
 class Watching:
+    """Takes so many passages."""
+
     def __init__(self, room: int = 1000) -> None:
-        self.events: list[Event] = []
+        self.taken: list[Passage] = []
         self.room = room
 
-    def offer(self, event: Event) -> bool:
-        if len(self.events) >= self.room:
+    def offer(self, passage: Passage) -> bool:
+        if len(self.taken) >= self.room:
             return False
-        self.events.append(event)
+        self.taken.append(passage)
         return True
+
+    @property
+    def messages(self) -> list[dict]:
+        return [json.loads(message) for passage in self.taken for message in passage.messages()]
+
+    @property
+    def cursors(self) -> list[int]:
+        return [message["params"]["cursor"] for message in self.messages]
 
 
 @pytest.fixture
@@ -526,42 +537,44 @@ def test_a_starter_may_read_after_the_end_but_not_after_it_left(registry, journa
 # Watching
 
 
+def watched(registry, journal, *watching):
+    """A run of agent `a` that these follow from its start."""
+    run = registry.start(bound("a"), StartRun("i"))
+    journal.flush()
+    for each in watching:
+        registry.watch(run, each)
+    return run
+
+
 def test_watchers_see_what_is_durable_and_nothing_before(registry, journal):
-    it = bound("a")
-    run = registry.start(it, StartRun("i"))
-    journal.flush()
     watching = Watching()
-    registry.watch(run, watching)
-    registry.record_turns(it, "run-1", turns(2))
-    assert watching.events == []
+    run = watched(registry, journal, watching)
+    registry.record_turns(bound("a"), "run-1", turns(2))
+    assert watching.taken == []
     journal.flush()
-    assert [event.cursor for event in watching.events] == [1, 2]
-    registry.complete(it, "run-1", done())
+    assert watching.cursors == [1, 2]
+    registry.record_turns(bound("a"), "run-1", turns(1))
+    journal.flush()
+    assert watching.cursors == [1, 2, 3]
+    registry.complete(bound("a"), "run-1", done())
     assert not run.ended_durably
     journal.flush()
     assert run.ended_durably
-    assert [(event.cursor, event.status) for event in watching.events] == [
-        (1, "in_progress"),
-        (2, "in_progress"),
-        (2, "completed"),
-    ]
-    assert [event.record for event in watching.events] == journal.lines["run-1"][1:]
+    shown = [(each["params"]["cursor"], each["params"]["status"]) for each in watching.messages]
+    assert shown == [*((cursor, "in_progress") for cursor in (1, 2, 3)), (3, "completed")]
+    assert [line for passage in watching.taken for line in passage.records] == journal.lines["run-1"][1:]
 
 
-def test_an_event_is_encoded_once_and_holds_the_line_of_the_file(registry, journal):
-    it = bound("a")
-    run = registry.start(it, StartRun("i"))
-    watching = [Watching(), Watching()]
-    for each in watching:
-        registry.watch(run, each)
-    registry.record_turns(it, "run-1", turns(1))
+def test_an_event_holds_the_line_of_the_file_and_says_where_it_stands(registry, journal):
+    watching = Watching()
+    watched(registry, journal, watching)
+    registry.record_turns(bound("a"), "run-1", turns(1))
     journal.flush()
-    first, second = (each.events[0].frame for each in watching)
-    assert first is second
-    assert journal.lines["run-1"][1] in first
-    frame = json.loads(first)
-    assert frame["method"] == "runs.trace.event"
-    assert {key: frame["params"][key] for key in ("run_id", "agent_id", "cursor", "status")} == {
+    (message,) = watching.taken[0].messages()
+    assert journal.lines["run-1"][1] in message
+    event = json.loads(message)
+    assert event["method"] == "runs.trace.event"
+    assert {key: event["params"][key] for key in ("run_id", "agent_id", "cursor", "status")} == {
         "run_id": "run-1",
         "agent_id": "a",
         "cursor": 1,
@@ -569,15 +582,42 @@ def test_an_event_is_encoded_once_and_holds_the_line_of_the_file(registry, journ
     }
 
 
-def test_a_watcher_without_room_gets_no_later_event_of_the_batch(registry, journal):
-    it = bound("a")
-    run = registry.start(it, StartRun("i"))
-    slow, quick = Watching(room=1), Watching()
-    registry.watch(run, slow)
-    registry.watch(run, quick)
-    registry.record_turns(it, "run-1", turns(3))
+def test_what_is_recorded_at_once_is_packed_once_for_all_who_watch(registry, journal):
+    watching = [Watching(), Watching()]
+    watched(registry, journal, *watching)
+    registry.record_turns(bound("a"), "run-1", turns(3))
     journal.flush()
-    assert (len(slow.events), len(quick.events)) == (1, 3)
+    first, second = ([passage.packed(b"".join) for passage in each.taken] for each in watching)
+    assert len(first) == 1
+    assert first[0] is second[0]
+    assert first[0] == b"".join(watching[0].taken[0].messages())
+
+
+def test_many_turns_are_passages_of_a_bounded_size_and_a_larger_turn_is_one_alone(monkeypatch):
+    monkeypatch.setattr(run_module, "PASSAGE_BYTES", 10)
+    lines = [b"1111", b"22222", b"3", b"44", b"5" * 30, b"6"]
+    split = list(passages(RunRef("a", "r"), lines, 7))
+    assert [passage.records for passage in split] == [lines[0:3], lines[3:4], lines[4:5], lines[5:6]]
+    assert [passage.cursor for passage in split] == [10, 11, 12, 13]
+    cursors = [json.loads(message)["params"]["cursor"] for passage in split for message in passage.messages()]
+    assert cursors == [8, 9, 10, 11, 12, 13]
+    assert list(passages(RunRef("a", "r"), [], 7)) == []
+
+
+def test_a_watcher_without_room_gets_no_later_passage_of_what_was_recorded(registry, journal, monkeypatch):
+    monkeypatch.setattr(run_module, "PASSAGE_BYTES", 1)
+    slow, quick = Watching(room=1), Watching()
+    watched(registry, journal, slow, quick)
+    registry.record_turns(bound("a"), "run-1", turns(1))
+    journal.flush()
+    slow.room = 2
+    registry.record_turns(bound("a"), "run-1", turns(3))
+    offered: list[int] = []
+    plain = slow.offer
+    slow.offer = lambda passage: offered.append(passage.cursor) or plain(passage)
+    journal.flush()
+    assert (slow.cursors, quick.cursors) == ([1, 2], [1, 2, 3, 4])
+    assert offered == [2, 3]
 
 
 def test_a_watcher_that_left_hears_nothing(registry, journal):
@@ -590,7 +630,7 @@ def test_a_watcher_that_left_hears_nothing(registry, journal):
     registry.record_turns(it, "run-1", turns(1))
     registry.complete(it, "run-1", done())
     journal.flush()
-    assert watching.events == []
+    assert watching.taken == []
 
 
 def test_a_run_that_ended_on_disk_takes_no_watcher():

@@ -23,6 +23,7 @@ from car_trio.state.turns import (
     ended_line,
     executed,
     narrated,
+    received_bytes,
     stamped,
     started_line,
 )
@@ -280,6 +281,11 @@ def test_evidence_without_a_known_kind_is_refused_by_its_place(item):
     good = Raw(b'{"kind":"evaluator"}')
     with pytest.raises(Refusal, match=r"evidence\[1\].kind"):
         end(AgentOutcome(status="done", evidence=[good, Raw(item)]))
+
+
+def test_everything_of_a_turn_that_has_to_be_looked_at_counts():
+    assert received_bytes(NarratedTurn()) == 0
+    assert received_bytes(NarratedTurn(prompt="12", parameters=Raw(b"[3]"), output=Raw(b'"45"'))) == 2 + 3 + 4
 
 
 def test_much_evidence_is_cut_in_many_steps():

@@ -651,6 +651,48 @@ def test_what_cannot_be_adopted_is_named_and_the_others_are_adopted(layout: Layo
     assert adopt_orphans(disk, layout, None).adopted == [A]
 
 
+class NoSync(Disk):
+    """Syncs fail: of files, of directories. With `stuck` nothing can be cut back either."""
+
+    def __init__(self, what: str, *, stuck: bool = False) -> None:
+        self._what, self._stuck = what, stuck
+
+    def _may(self, what: str) -> None:
+        if what == self._what:
+            raise OSError(5, "Input/output error")
+
+    def sync(self, descriptor: int) -> None:
+        self._may("file")
+        super().sync(descriptor)
+
+    def sync_directory(self, path: Path) -> None:
+        self._may(path.name)
+        super().sync_directory(path)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        if self._stuck:
+            raise OSError(5, "Input/output error")
+        super().truncate(descriptor, size)
+
+
+@pytest.mark.parametrize("what", ["file", "agent", "runs"])
+def test_an_end_that_does_not_become_durable_is_taken_back_for_whoever_writes_the_next_one(
+    what: str, layout: Layout, disk: Disk
+) -> None:
+    write(layout, A, started(A), turn(0))
+    assert adopt_orphans(NoSync(what), layout, None).failed.keys() == {A}
+    assert lines_of(disk, A, layout) == [started(A), turn(0)]
+    assert adopt_orphans(disk, layout, None).adopted == [A]
+    assert len(lines_of(disk, A, layout)) == 3
+
+
+def test_an_end_that_cannot_be_taken_back_is_the_only_one(layout: Layout, disk: Disk) -> None:
+    write(layout, A, started(A), turn(0))
+    assert adopt_orphans(NoSync("file", stuck=True), layout, None).failed.keys() == {A}
+    assert adopt_orphans(disk, layout, None).adopted == []
+    assert len(lines_of(disk, A, layout)) == 3
+
+
 def test_after_a_clean_stop_only_open_runs_are_opened(
     layout: Layout, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from car_trio.store import gathering, writing
 from car_trio.store import journal as journal_module
-from car_trio.store import writing
 from car_trio.store.admission import KEPT_BYTES
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.disk import Disk
@@ -116,13 +116,13 @@ async def settled(ticket: Ticket) -> Refusal | None:
     return words[0]
 
 
-async def test_durable_comes_first_and_settled_follows_in_the_same_step(
+async def test_settled_comes_first_and_durable_follows_in_the_same_step(
     place: Place, autojump_clock: MockClock
 ) -> None:
     told = Told()
     async with place.journal() as journal:
         await settled(told.put(journal, A, started(A), turn(0)))
-        assert told == [("true", turn(0)), (None, turn(0))]
+        assert told == [(None, turn(0)), ("true", turn(0))]
         assert lines_of(place.disk, A) == [started(A), turn(0)]
 
 
@@ -401,16 +401,16 @@ async def test_a_degraded_store_refuses_what_is_new_and_says_that_it_will_never_
 ) -> None:
     place.disk.broken = {"write": errno.ENOSPC}
     async with place.journal() as journal:
-        journal.check("start")
+        journal.check("start", A)
         journal.put(A, [started(A)], durable=lambda: None)
         await trio.sleep(0.1)
         for purpose in ("start", "turns"):
             with pytest.raises(Refusal, match="storage degraded: No space") as refused:
-                journal.check(purpose)
+                journal.check(purpose, A)
             assert refused.value.data == {"pending": False}
         place.disk.heal()
         await trio.sleep(1)
-        journal.check("start")
+        journal.check("start", A)
 
 
 async def test_kept_lines_are_bounded_and_ends_do_not_count(place: Place, autojump_clock: MockClock) -> None:
@@ -419,14 +419,14 @@ async def test_kept_lines_are_bounded_and_ends_do_not_count(place: Place, autoju
         for _ in range(63):
             journal.put(A, [line], durable=lambda: None)
         journal.put(A, [line] * 64, durable=lambda: None, must=True)
-        journal.check("turns")
+        journal.check("turns", A)
         journal.put(A, [line], durable=lambda: None)
         assert journal.pending_bytes >= KEPT_BYTES
         with pytest.raises(Refusal, match="already wait for the disk") as refused:
-            journal.check("turns")
+            journal.check("turns", A)
         assert refused.value.data == {"pending": False}
         await trio.sleep(0.1)
-        journal.check("turns")
+        journal.check("turns", A)
         assert journal.pending_bytes == 0
 
 
@@ -442,16 +442,16 @@ async def test_below_the_reserve_no_run_starts_and_below_half_of_it_no_turn_is_t
             for purpose in ("start", "turns"):
                 if purpose in refused:
                     with pytest.raises(Refusal, match=f"{space} bytes free") as refusal:
-                        journal.check(purpose)
+                        journal.check(purpose, A)
                     assert refusal.value.data == {"pending": False}
                 else:
-                    journal.check(purpose)
+                    journal.check(purpose, A)
         await trio.sleep(2)
         place.disk.space = 1000
         with pytest.raises(Refusal):
-            journal.check("start")  # asks for a new measure
+            journal.check("start", A)  # asks for a new measure
         await trio.sleep(0.1)
-        journal.check("start")
+        journal.check("start", A)
 
 
 async def test_a_disk_that_does_not_tell_its_free_space_refuses_nothing(
@@ -464,7 +464,7 @@ async def test_a_disk_that_does_not_tell_its_free_space_refuses_nothing(
     place.disk.__class__ = Silent
     async with place.journal(keep_free_bytes=1000) as journal:
         assert journal.free_bytes is None
-        journal.check("start")
+        journal.check("start", A)
 
 
 async def test_after_a_failed_sync_the_run_is_continued_in_a_new_file_that_says_what_counts(
@@ -568,16 +568,37 @@ async def test_continuations_that_a_removal_left_do_not_continue_a_new_run_of_th
     assert turn(7) in place.disk.text(LAYOUT.torn_file(A, 1))
 
 
-async def test_a_directory_in_place_of_a_run_file_degrades_with_a_clear_cause_and_blocks_nobody(
+async def test_a_directory_in_place_of_a_run_file_is_told_at_once_and_is_nobody_elses_trouble(
     place: Place, autojump_clock: MockClock
 ) -> None:
     place.disk.make_directory(LAYOUT.agent_directory(A.agent_id))
     place.disk.make_directory(LAYOUT.run_file(A))
     async with place.journal() as journal:
-        journal.put(A, [started(A)], durable=lambda: None)
+        refusal = await settled(journal.put(A, [started(A)], durable=lambda: None))
+        assert refusal is not None and "not a regular file" in refusal.message
         assert await settled(journal.put(B, [started(B)], durable=lambda: None)) is None
-        assert journal.degraded is not None and "not a regular file" in journal.degraded
+        assert journal.degraded is None
+        journal.check("turns", B)
+        with pytest.raises(Refusal, match="not a regular file.*move it away; send it again later"):
+            journal.check("turns", A)
         place.disk.remove_directory(LAYOUT.run_file(A))
+    assert lines_of(place.disk, A) == [started(A)]
+
+
+async def test_a_run_that_waited_for_something_to_be_moved_away_meets_a_disk_that_fails(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    place.disk.make_directory(LAYOUT.agent_directory(A.agent_id))
+    place.disk.make_directory(LAYOUT.run_file(A))
+    async with place.journal() as journal:
+        await settled(journal.put(A, [started(A)], durable=lambda: None))
+        place.disk.remove_directory(LAYOUT.run_file(A))
+        place.disk.broken = {"create": errno.ENOSPC}
+        await trio.sleep(1.5)
+        assert journal.degraded is not None and "No space left" in journal.degraded
+        place.disk.heal()
+        await trio.sleep(1.5)
+        assert journal.degraded is None
     assert lines_of(place.disk, A) == [started(A)]
 
 
@@ -860,7 +881,8 @@ async def test_lines_for_which_nobody_waits_go_together_a_moment_later(
         await trio.sleep(IDLE_SECONDS)
         assert journal.batches == batches + 1
         assert all(ticket.settled for ticket in tickets)
-    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nthree\n"
+        journal.log("journals/c.jsonl", b"four", idly=True)
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nthree\nfour\n"
 
 
 async def test_lines_for_which_nobody_waits_go_with_those_for_which_somebody_does(
@@ -875,6 +897,39 @@ async def test_lines_for_which_nobody_waits_go_with_those_for_which_somebody_doe
         assert journal.batches == batches + 1
         journal.log("journals/c.jsonl", b"last", idly=True)
     assert place.disk.text(ROOT / "journals" / "c.jsonl") == b"one\ntwo\nlast\n"
+
+
+async def test_lines_for_which_nobody_waits_are_one_put_and_stay_in_order_among_the_others(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    path, other = "journals/c.jsonl", "journals/d.jsonl"
+    async with place.journal() as journal:
+        puts, pending = journal.puts, journal.pending_bytes
+        first = [journal.log(path, line, idly=True) for line in (b"1", b"2")]
+        assert first[0] is first[1]
+        journal.log(other, b"x", idly=True)
+        assert journal.log(path, b"3", idly=True) is first[0]
+        assert (journal.puts - puts, journal.pending_bytes - pending) == (2, 8)
+        # The thread, here the loop, has what waited: what comes now is another put, and so is what comes behind that.
+        journal.log(path, b"4")
+        then = [journal.log(path, line, idly=True) for line in (b"5", b"6")]
+        journal.log(path, b"7")
+        journal.log(path, b"8", idly=True)
+        assert then[0] is then[1]
+        assert then[0] is not first[0]
+        assert await settled(journal.log(path, b"", last=True, idly=True)) is None
+        assert journal.pending_bytes == pending
+    assert place.disk.text(ROOT / path) == b"1\n2\n3\n4\n5\n6\n7\n8\n"
+
+
+async def test_a_large_put_of_lines_for_which_nobody_waits_does_not_grow(
+    place: Place, autojump_clock: MockClock
+) -> None:
+    line = b"x" * gathering.LARGE_BYTES
+    async with place.journal() as journal:
+        tickets = [journal.log("journals/c.jsonl", line, idly=True) for _ in range(3)]
+        assert len(set(tickets)) == 3
+    assert place.disk.text(ROOT / "journals" / "c.jsonl") == 3 * (line + b"\n")
 
 
 async def test_a_journal_file_whose_sync_fails_is_continued_too(

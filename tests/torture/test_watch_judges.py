@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from car_trio.nursery.framing import packed_frames
+from car_trio.nursery.subscriptions import RunSubscription
+from car_trio.state.run import Passage
 from torture.loop import Watched, judge, longest_of, measure
 from torture.orders import Orders, Verdict
 from torture.schedules import difference, run_schedules
@@ -36,19 +39,20 @@ def test_a_history_that_is_not_the_replay_is_told_apart(shown: list[bytes], said
 def test_a_daemon_that_shows_something_else_is_found_by_the_schedules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: str
 ) -> None:
-    from car_trio.nursery.subscriptions import RunSubscription
-
     plain = RunSubscription._emit
 
-    def emit(self: RunSubscription, event: object) -> None:
-        if event.cursor == 7 and defect == "gap":  # type: ignore[attr-defined]
-            self.cursor = 7
+    def emit(self: RunSubscription, passage: Passage) -> None:
+        first = passage.cursor - len(passage.records) + 1
+        planted = first <= 7 <= passage.cursor and passage.status == "in_progress"
+        if planted and defect == "gap":
+            self.cursor = passage.cursor
             return
-        if event.cursor == 7 and defect == "byte":  # type: ignore[attr-defined]
-            event.record = event.record.replace(b'"record"', b'"record" ')  # type: ignore[attr-defined]
-        plain(self, event)  # type: ignore[arg-type]
-        if event.cursor == 7 and defect == "double":  # type: ignore[attr-defined]
-            self._post(event.frame)  # type: ignore[attr-defined]
+        if planted and defect == "byte":
+            records = [record.replace(b'"record"', b'"record" ') for record in passage.records]
+            passage = Passage(self.run.ref, records, passage.cursor, passage.status)
+        plain(self, passage)
+        if planted and defect == "double":
+            self._post(passage.packed(packed_frames))
 
     monkeypatch.setattr(RunSubscription, "_emit", emit)
     verdict = Verdict()

@@ -125,3 +125,29 @@ def test_our_own_requests_and_notifications_are_whole_frames():
 )
 def test_a_clients_error_is_read_leniently(raw, message):
     assert read_error(Raw(raw)).message == message
+
+
+@pytest.mark.parametrize(
+    ("data", "is_terminal"),
+    [
+        (b'{"terminal":true}', True),
+        (b'{"other":[1],"terminal" : true , "more":1e999}', True),
+        (b'{"terminal":"true"}', False),
+        (b'{"terminal":1}', False),
+        (b'{"terminal":[true]}', False),
+        (b"[true]", False),
+        (b'"terminal"', False),
+        (b"null", False),
+        (b"{}", False),
+    ],
+)
+def test_only_an_object_that_says_so_is_a_terminal_error_and_nothing_else_of_it_is_read(data, is_terminal):
+    message = bytearray(b'{"message":"m","data":%b}' % data)
+    error = read_error(Raw(message))
+    message[:] = b"x" * len(message)
+    assert error.is_terminal is is_terminal
+    assert bytes(error.data) == data
+
+
+def test_an_error_without_data_is_not_terminal():
+    assert read_error(Raw(b'{"message":"m"}')).is_terminal is False

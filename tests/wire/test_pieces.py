@@ -13,7 +13,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from car_trio.wire import pieces
-from car_trio.wire.pieces import Repeated, TooDeep, at_once, decoded_in_steps, encoded_parts, read_in_steps
+from car_trio.wire.pieces import (
+    Repeated,
+    TooDeep,
+    TooMany,
+    at_once,
+    decoded_in_steps,
+    encoded_parts,
+    joined_in_steps,
+    longer_than,
+    most_containers,
+    read_in_steps,
+)
 
 ANY_DEPTH = 10_000
 
@@ -100,6 +111,15 @@ def test_no_part_of_an_encoded_value_is_large_unless_a_string_is():
     assert max(map(len, encoded_parts(value))) < 2000
 
 
+def test_parts_are_joined_about_one_piece_in_a_step(monkeypatch):
+    piece_bytes = 8
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
+    count, joined = counted(joined_in_steps([b"x", b"y"] * piece_bytes))
+    assert (count, joined) == (2, b"xy" * piece_bytes)
+    assert counted(joined_in_steps([b"x" * piece_bytes, b"y"])) == (1, b"x" * piece_bytes + b"y")
+    assert counted(joined_in_steps([])) == (0, b"")
+
+
 def test_a_key_that_stands_in_two_pieces_of_one_object_is_seen(piece_bytes):
     document = b'{"a":1,"b":[2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20],"a":2}'
     with pytest.raises(Repeated):
@@ -126,6 +146,81 @@ def test_a_document_may_nest_as_deep_as_there_is_room_and_no_deeper(document, pi
     for steps in (decoded_in_steps(document, 2), read_in_steps(document, 2)):
         with pytest.raises(TooDeep, match="nests more than 2 deep"):
             at_once(steps)
+
+
+@given(values, layouts, st.integers(1, 40))
+@example([[], {"a": [], "[": "{"}, "[[["], {}, 3)
+def test_a_document_may_hold_as_many_lists_and_objects_as_allowed_and_not_one_more(value, layout, size):
+    def containers(of: Any) -> int:
+        if isinstance(of, list):
+            return 1 + sum(map(containers, of))
+        return 1 + sum(map(containers, of.values())) if isinstance(of, dict) else 0
+
+    document, count = json.dumps(value, **layout).encode(), containers(value)
+    with cut_at(size):
+        assert at_once(decoded_in_steps(document, ANY_DEPTH, count)) == msgspec.json.decode(document)
+        at_once(read_in_steps(document, ANY_DEPTH, count))
+        for steps in (
+            decoded_in_steps(document, ANY_DEPTH, count - 1),
+            read_in_steps(document, ANY_DEPTH, count - 1),
+        ):
+            if count:
+                with pytest.raises(TooMany, match=f"^holds more than {count - 1} lists and objects$"):
+                    at_once(steps)
+
+
+def test_an_object_may_have_as_many_members_as_allowed_and_not_one_more(piece_bytes, monkeypatch):
+    document = json.dumps([{"k": {str(n): [n] for n in range(50)}}, 1]).encode()
+    monkeypatch.setattr(pieces, "MAX_MEMBERS", 50)
+    assert at_once(decoded_in_steps(document, ANY_DEPTH)) == msgspec.json.decode(document)
+    monkeypatch.setattr(pieces, "MAX_MEMBERS", 49)
+    with pytest.raises(TooMany, match="^holds an object of more than 49 members$"):
+        at_once(decoded_in_steps(document, ANY_DEPTH))
+
+
+def test_too_many_lists_are_noticed_before_they_are_made(piece_bytes):
+    document = b"[" + b",".join([b"[]"] * 1000) + b"]"
+    steps = decoded_in_steps(document, ANY_DEPTH, 100)
+    with pytest.raises(TooMany):
+        for _ in range(100):
+            next(steps)
+
+
+def test_a_large_document_may_hold_more_lists_than_a_small_one():
+    assert most_containers(0) == most_containers(4_000_000) == 400_000
+    assert most_containers(16 * 1024 * 1024) == 16 * 1024 * 1024 // 10
+
+
+@given(
+    st.lists(values, max_size=9) | st.dictionaries(texts, values, max_size=9),
+    layouts,
+    st.integers(1, 40),
+    st.integers(-2, 2),
+)
+@example([[1, 2, 3], "a,b,c", {"a": 1, "b": 2}], {}, 1, 0)
+@example([[1, [2, 3, 4, 5], 6], [7, 8]], {}, 5, -1)
+@example({"a": [1, 2], "b": {"c": 3, "d": 4}, "e": ",,,"}, {}, 2, 0)
+def test_only_a_documents_own_members_are_counted_however_it_is_cut(value, layout, size, more):
+    document, most = json.dumps(value, **layout).encode(), max(1, len(value) + more)
+    with cut_at(size):
+        assert at_once(longer_than(document, most)) is (len(value) > most)
+
+
+def test_a_list_is_longer_than_one_less_than_it_holds(piece_bytes):
+    for document in (b"[1,2,3]", b'{"a":1,"b":2,"c":3}', b"[[],{},[]]"):
+        assert [at_once(longer_than(document, most)) for most in (1, 2, 3, 4)] == [True, True, False, False]
+
+
+def test_counting_stops_where_there_are_more_than_asked_for(piece_bytes):
+    document = b"[" + b",".join([b"{}"] * 10_000) + b"]"
+    count, is_longer = counted(longer_than(document, 100))
+    assert is_longer
+    assert count <= 100
+
+
+def test_what_has_few_commas_at_all_is_not_looked_at_twice(piece_bytes):
+    count, is_longer = counted(longer_than(b'["%b"]' % (b"x" * 1000), 2))
+    assert (count, is_longer) == (0, False)
 
 
 @pytest.mark.parametrize("bad", [b"1e999", b"-1E+400", b"1" * 400 + b".5", b"9" * 5000, b"1" * 250 + b"e99"])

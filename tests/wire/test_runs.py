@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import msgspec
 import pytest
@@ -48,6 +49,22 @@ def test_an_outcome_is_written_with_all_five_fields():
 
 def test_times_are_rfc_3339_in_utc_with_microseconds():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", now())
+
+
+def test_a_time_is_that_of_the_wall_clock_also_when_it_is_set_back(monkeypatch: pytest.MonkeyPatch):
+    second = 1_000_000_000
+    clock = 1_735_689_599 * second + 7_000  # seven microseconds into the last second of a year
+    shown: list[str] = []
+    for moment in (clock, clock + second - 7_001, clock + second, clock + second + 999, clock):
+        monkeypatch.setattr(time, "time_ns", lambda moment=moment: moment)
+        shown.append(now())
+    assert shown == [
+        "2024-12-31T23:59:59.000007Z",
+        "2024-12-31T23:59:59.999999Z",
+        "2025-01-01T00:00:00.000007Z",
+        "2025-01-01T00:00:00.000007Z",
+        "2024-12-31T23:59:59.000007Z",
+    ]
 
 
 @pytest.mark.parametrize(
