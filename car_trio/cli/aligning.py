@@ -9,7 +9,6 @@ the best but needs no memory.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from difflib import SequenceMatcher
 
 MOST_BITS = 1 << 29
 """64 MiB of rows."""
@@ -34,6 +33,8 @@ def aligned(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
 
 def _common(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
     if len(a) * len(b) > MOST_BITS:
+        from difflib import SequenceMatcher
+
         blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
         return [(block.a + k, block.b + k) for block in blocks for k in range(block.size)]
     return list(_way_back(a, b, _rows(a, b)))[::-1]

@@ -83,12 +83,13 @@ def call(name: str, words: Sequence[str]) -> int:
     """Runs one command with its own words."""
     from car_trio.cli.failures import explain
     from car_trio.cli.flags import bound
-    from car_trio.cli.helping import asks_for_help, show
 
     module, _, function = COMMANDS[name].place.partition(":")
     try:
         command = getattr(import_module(f"car_trio.cli.{module}"), function)
         if asks_for_help(words):
+            from car_trio.cli.helping import show
+
             show(name, command)
             return OK
         ready = bound(command, words)
@@ -102,6 +103,12 @@ def call(name: str, words: Sequence[str]) -> int:
             raise
         return code
     return int(result or OK)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether one of the words does; behind a `--` none has a meaning."""
+    before = words[: words.index("--")] if "--" in words else words
+    return "--help" in before or "-h" in before
 
 
 def parse(name: str, command: Callable[..., int | None], words: Sequence[str]) -> int | None:

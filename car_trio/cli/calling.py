@@ -38,8 +38,9 @@ def call(
         except CallRefused as refused:
             if refused.code != METHOD_NOT_FOUND:
                 raise
-            known = [each["name"] for each in (await car.call("rpc.discover"))["methods"]]
-            raise (refused if method in known else no_such("method", method, known)) from None
+            unknown = refused
+        known = [each["name"] for each in (await car.call("rpc.discover"))["methods"]]
+        raise unknown if method in known else no_such("method", method, known)
 
     say_json(talk(home, ask_or_name_the_nearest, agent_id=agent))
     return 0

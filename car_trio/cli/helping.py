@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from inspect import getdoc
+from collections.abc import Iterator
 from textwrap import wrap
 from typing import Any, get_type_hints
 
@@ -15,12 +14,6 @@ COLUMN = 24
 Row = tuple[str, str]
 
 
-def asks_for_help(words: Sequence[str]) -> bool:
-    """Whether one of the words does; behind a `--` none has a meaning."""
-    before = words[: words.index("--")] if "--" in words else words
-    return "--help" in before or "-h" in before
-
-
 def show(name: str, command: Command) -> None:
     """Prints what a command does and takes."""
     print("\n".join(page(name, command)))
@@ -30,7 +23,7 @@ def page(name: str, command: Command) -> Iterator[str]:
     arguments, flags = list(_arguments(command)), list(_flags(command))
     given = "".join(f" {shown}" for shown, _ in arguments)
     yield f"Usage: car-trio {name}{' [OPTIONS]' if flags else ''}{given}"
-    for paragraph in (getdoc(command) or "").split("\n\n"):
+    for paragraph in (command.__doc__ or "").split("\n\n"):
         yield ""
         yield from wrap(paragraph, width())
     told = [row for row in arguments if row[1]]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from car_trio.cli import helping
-from car_trio.cli.app import COMMANDS, run
+from car_trio.cli.app import COMMANDS, asks_for_help, run
 from car_trio.cli.flags import Flag, Home, Json, bound, for_cyclopts, options, spellings
 
 PLAIN = st.sampled_from(["a", "7", "007", "1_000", "0x10", "1e3", "true", "none", "b c", "a=b", "é", "x"])
@@ -198,7 +198,7 @@ def test_a_commands_help_says_what_it_takes(capsys: pytest.CaptureFixture[str]) 
     ("words", "asks"), [(["--help"], True), (["a", "-h"], True), (["--", "--help"], False), (["a"], False)]
 )
 def test_help_is_asked_for_anywhere_but_behind_what_ends_the_flags(words: list[str], asks: bool) -> None:
-    assert helping.asks_for_help(words) == asks
+    assert asks_for_help(words) == asks
 
 
 @pytest.mark.parametrize(
