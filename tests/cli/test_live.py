@@ -29,12 +29,13 @@ class OneRun:
         self._begun = begun
 
     def watch(self, run_id: str, from_cursor: int) -> AbstractContextManager[AsyncIterator[Any]]:
-        return nullcontext(self._events())
+        return nullcontext(self._events(from_cursor))
 
-    async def _events(self) -> AsyncIterator[WatchEvent | Retracted]:
+    async def _events(self, from_cursor: int) -> AsyncIterator[WatchEvent | Retracted]:
         self._begun()
         for line, cursor in ((turn(0), 1), (turn(1), 2), (ended(A), 2)):
-            yield WatchEvent("run-a", "agent", decode_record(msgspec.Raw(line)), cursor, "in_progress")
+            if cursor > from_cursor:
+                yield WatchEvent("run-a", "agent", decode_record(msgspec.Raw(line)), cursor, "in_progress")
 
 
 async def shown(home: Path, begun: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -73,3 +74,13 @@ async def test_a_run_without_a_file_or_with_a_start_that_cannot_be_read_is_follo
     assert await shown(home, lambda: None, capsys) == ["turn", "turn", "ended"]
     write(home, A, [b"{"])
     assert await shown(home, lambda: None, capsys) == ["turn", "turn", "ended"]
+
+
+async def test_nobody_says_how_long_a_turn_took_whose_predecessor_was_not_brought(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(home, A, [started(A)])
+    await live.watch(cast("Car", OneRun(lambda: None)), Files(str(home)), Printer(first_turn=1), A)
+    begun, first, *_ = capsys.readouterr().out.splitlines()
+    assert begun == "begins, of agent: tidy the notes"
+    assert first.split() == ["1", "says", "-"]
