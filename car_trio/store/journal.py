@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
@@ -37,7 +36,7 @@ from car_trio.store.disk import Disk
 from car_trio.store.dues import Dues
 from car_trio.store.gathering import Batch, Gathering, Put
 from car_trio.store.layout import Layout
-from car_trio.store.tickets import RemovalTicket, Ticket
+from car_trio.store.tickets import Promised, RemovalTicket, Ticket
 from car_trio.store.writing import Append, Durability, Indexed, Landed, Removal, Writer, cause_of
 from car_trio.wire.errors import storage_degraded
 from car_trio.wire.runs import CatalogRow, RunRef
@@ -77,7 +76,7 @@ class Journal:
         self._mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True) if threads else None
         self._gathering = Gathering()
-        self._late: deque[tuple[float, Ticket]] = deque()
+        self._promised = Promised()
         self._to_rewrite = False
         self._busy = False
         self._closed = False
@@ -162,7 +161,7 @@ class Journal:
         self.puts += 1
         self.pending_bytes += counted_bytes
         now = trio.current_time()
-        self._late.append((now + PENDING_SECONDS, put.ticket))
+        self._promised.add(put.ticket, now + PENDING_SECONDS)
         self._gathering.add(put, joinable=idly and not append.last)
         if idly:
             self._dues.lines.by(now + IDLE_SECONDS)
@@ -259,10 +258,8 @@ class Journal:
             self._post(lambda: self._deliver(self._note_free, self._writer.free_bytes()))
 
     def _set_alarm(self) -> None:
-        while self._late and self._late[0][1].settled:
-            self._late.popleft()
-        late_at = self._late[0][0] if self._late else math.inf
-        self._wake_by(min(late_at, self._dues.earliest) if self._bug is None else -math.inf)
+        due = min(self._promised.earliest, self._dues.earliest)
+        self._wake_by(due if self._bug is None else -math.inf)
 
     def _wake_by(self, at: float) -> None:
         # Never put off: moving a deadline at each batch costs more than one call in 20 s for nothing.
@@ -284,11 +281,9 @@ class Journal:
     def _strike(self, now: float) -> None:
         """Do what is due at this time."""
         self._dues.strike(now)
-        while self._late and self._late[0][0] <= now:
-            _, ticket = self._late.popleft()
-            if not ticket.settled:
-                self._degrade(f"the disk has not answered for {PENDING_SECONDS:.0f} s")
-                ticket.settle(storage_degraded(self.degraded or "", pending=True))
+        for ticket in self._promised.overdue(now):
+            self._degrade(f"the disk has not answered for {PENDING_SECONDS:.0f} s")
+            ticket.settle(storage_degraded(self.degraded or "", pending=True))
         self._hand_over()
 
     async def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
 
 from car_trio.wire.errors import Refusal
@@ -37,6 +39,31 @@ class Ticket:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback(outcome)
+
+
+class Promised:
+    """Tickets in the order in which they were given, each with the time by which its holder must be told something."""
+
+    def __init__(self) -> None:
+        self._tickets: deque[tuple[float, Ticket]] = deque()
+
+    def add(self, ticket: Ticket, by: float) -> None:
+        """`by`: not before that of the ticket added last."""
+        self._tickets.append((by, ticket))
+
+    @property
+    def earliest(self) -> float:
+        """When the first of those who wait must be told."""
+        while self._tickets and self._tickets[0][1].settled:
+            self._tickets.popleft()
+        return self._tickets[0][0] if self._tickets else math.inf
+
+    def overdue(self, now: float) -> list[Ticket]:
+        """Whose time has come; they are not asked about again."""
+        found: list[Ticket] = []
+        while self.earliest <= now:
+            found.append(self._tickets.popleft()[1])
+        return found
 
 
 class RemovalTicket(Ticket):
