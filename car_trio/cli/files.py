@@ -63,8 +63,8 @@ class Files:
                 return
             ask.cursor = cursor
 
-    def page(self, ref: RunRef, position: Position = START) -> Page:
-        return read_page(self.disk, self.layout, ref, position, max_records=PAGE_RECORDS)
+    def page(self, ref: RunRef, position: Position = START, *, max_records: int = PAGE_RECORDS) -> Page:
+        return read_page(self.disk, self.layout, ref, position, max_records=max_records)
 
     def records(self, ref: RunRef) -> Iterator[Record]:
         """Every record of a run, read page by page."""
@@ -81,6 +81,12 @@ class Files:
         known = agents(self.disk, self.layout)
         if agent_id not in known:
             raise no_such("agent", agent_id, known)
+
+    def require_tool(self, tool: str) -> None:
+        """Raises FailedError for a tool that no run used, and names the nearest."""
+        known = {name for row in self.search(SearchRuns(limit=500)) for name in self.fresh(row).tools}
+        if tool not in known:
+            raise no_such("tool", tool, known)
 
     def torn_bytes(self, ref: RunRef) -> int:
         """What follows the last whole line."""
