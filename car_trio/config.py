@@ -229,6 +229,20 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     return config
 
 
+def load_or_defaults(
+    flags: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[Config, ConfigError | None]:
+    """As `load`; of a configuration that cannot be used the defaults, and what is wrong with it.
+
+    For whoever has to look on all the same. Raises `ConfigError` when there is not even a state root.
+    """
+    try:
+        return load(flags, environ), None
+    except ConfigError as error:
+        home = flags.get("home")
+        return Config(home=state_root(environ, home), token_directory=token_directory(environ, home)), error
+
+
 def _flag(section: str, key: str) -> str:
     name = f"web-{key}" if section == "web" else key
     return f"--{name.replace('_', '-')}"

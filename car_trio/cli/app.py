@@ -1,7 +1,8 @@
 """The command line: which commands there are, on one page.
 
 A command is a function of a module that is imported when the command is called, and its flags are its parameters
-(`flags.py`). The help of the whole is printed from this table alone, so it is instant.
+(`flags.py`). The help of the whole is printed from this table alone, so it is instant; a command's is made from its
+parameters (`helping.py`).
 
 Exit codes: 0 ok, 1 the answer is no, 2 usage or configuration, 3 the daemon is not reachable, 4 not authorised,
 5 damaged data. What goes wrong becomes one line on standard error and one of them in `failures.py`.
@@ -86,6 +87,12 @@ def call(name: str, words: Sequence[str]) -> int:
     module, _, function = COMMANDS[name].place.partition(":")
     try:
         command = getattr(import_module(f"car_trio.cli.{module}"), function)
+        hear_remarks()
+        if asks_for_help(words):
+            from car_trio.cli.helping import show
+
+            show(name, command)
+            return OK
         ready = bound(command, words)
         result = command(*ready.given, **ready.named) if ready else parse(name, command, words)
         sys.stdout.flush()
@@ -99,19 +106,27 @@ def call(name: str, words: Sequence[str]) -> int:
     return int(result or OK)
 
 
+def hear_remarks() -> None:
+    """What a command's modules log is shown as its remarks; a command that loads no logging has none."""
+    if "logging" in sys.modules:
+        from car_trio.cli.remarks import listen
+
+        listen()
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether one of the words does; behind a `--` none has a meaning."""
+    before = words[: words.index("--")] if "--" in words else words
+    return "--help" in before or "-h" in before
+
+
 def parse(name: str, command: Callable[..., int | None], words: Sequence[str]) -> int | None:
-    """Calls a command with words that cyclopts has to look at: to say what is wrong, or to show the help."""
+    """Calls a command with words that cyclopts has to look at, most often to say what is wrong with them."""
     from cyclopts import App
 
     from car_trio.cli.flags import for_cyclopts
 
-    app = App(
-        name=f"car-trio {name}",
-        group_commands="Parameters",
-        help_format="plaintext",
-        help_formatter="plain",
-        version_flags=[],
-    )
+    app = App(name=f"car-trio {name}", help_flags=[], version_flags=[])
     app.default(for_cyclopts(command))
     result: int | None = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     return result

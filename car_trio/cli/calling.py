@@ -9,10 +9,11 @@ import msgspec
 import trio
 
 from car_trio.cli.app import USAGE
-from car_trio.cli.failures import FailedError
+from car_trio.cli.failures import FailedError, no_such
 from car_trio.cli.flags import Flag, Home
 from car_trio.cli.screen import say_json
-from car_trio.client import Car, connect
+from car_trio.client import CallRefused, Car, connect
+from car_trio.wire.errors import METHOD_NOT_FOUND
 
 T = TypeVar("T")
 
@@ -30,7 +31,18 @@ def call(
         decoded = msgspec.json.decode(params)
     except msgspec.DecodeError as error:
         raise FailedError(f"the params are not JSON: {error}", USAGE) from None
-    say_json(talk(home, lambda car: car.call(method, decoded), agent_id=agent))
+
+    async def ask_or_name_the_nearest(car: Car) -> Any:
+        try:
+            return await car.call(method, decoded)
+        except CallRefused as refused:
+            if refused.code != METHOD_NOT_FOUND:
+                raise
+            unknown = refused
+        known = [each["name"] for each in (await car.call("rpc.discover"))["methods"]]
+        raise unknown if method in known else no_such("method", method, known)
+
+    say_json(talk(home, ask_or_name_the_nearest, agent_id=agent))
     return 0
 
 

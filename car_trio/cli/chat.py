@@ -120,7 +120,7 @@ class Conversation:
         """Until the input ends; returns the exit code."""
         around.start_soon(self._input.read)
         if self._paper.asks:
-            self._paper.note(f"talking with {folded(self._agent, 60)}; {HINTS}")
+            await self._greet()
         self._paper.prompt()
         async for line in self._input:
             if line.strip():
@@ -132,6 +132,15 @@ class Conversation:
         if not self._said:
             await self._refuse_unknown()
         return self._code
+
+    async def _greet(self) -> None:
+        """Says with whom a person talks. An agent may be attached without having registered, so a name of which nobody
+        has heard is no reason not to begin; one that is near to it is worth a word before the first prompt."""
+        registered = await self._registered()
+        unknown = no_such("registered agent", self._agent, registered)
+        if self._agent not in registered and unknown.is_near:
+            self._paper.note(one_line(str(unknown)), "yellow")
+        self._paper.note(f"talking with {folded(self._agent, max(8, width() - len(HINTS) - 15))}; {HINTS}")
 
     async def _take_turn(self, prompt: str) -> None:
         is_over = False
@@ -154,9 +163,10 @@ class Conversation:
 
     async def _refused(self, refused: CallRefused) -> None:
         self._code = NO
+        why = await self._not_there(refused)
         if not self._paper.asks:
-            raise await self._not_there(refused)
-        self._paper.note(one_line(refused.message), "red")
+            raise why
+        self._paper.note(one_line(str(why)), "red")
 
     async def _not_there(self, refused: CallRefused) -> Exception:
         """The refusal, with the nearest agent if it is about one that is not attached."""

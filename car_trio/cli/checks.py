@@ -21,7 +21,7 @@ import car_trio
 from car_trio.cli.files import Files
 from car_trio.cli.screen import human_size, moment
 from car_trio.cli.status import DaemonFile, daemon_file
-from car_trio.config import Config
+from car_trio.config import Config, ConfigError
 from car_trio.store.layout import decode_name, parse_run_file
 from car_trio.store.lock import lock_is_held
 from car_trio.wire.runs import SearchRuns
@@ -48,10 +48,12 @@ class Patient:
     beside: bool
     """A daemon holds the store."""
     daemon: DaemonFile | None
+    unusable: ConfigError | None = None
+    """What is wrong with the configuration; then `config` is the defaults."""
 
     @classmethod
-    def of(cls, files: Files, config: Config) -> Patient:
-        return cls(files, config, lock_is_held(files.layout), daemon_file(files))
+    def of(cls, files: Files, config: Config, unusable: ConfigError | None) -> Patient:
+        return cls(files, config, lock_is_held(files.layout), daemon_file(files), unusable)
 
     @property
     def root(self) -> Path:
@@ -134,8 +136,6 @@ def free_space(patient: Patient) -> Found:
 def root_exists(patient: Patient) -> Found:
     if not patient.root.exists():
         yield Finding("warning", f"{patient.root} does not exist yet", "car-trio serve makes it")
-    elif not patient.root.is_dir():
-        yield Finding("error", f"{patient.root} is not a directory", "move it away, or choose another --home")
     else:
         yield ok(f"state root {patient.root}")
 
@@ -204,6 +204,12 @@ def strangers(patient: Patient) -> Found:
 
 
 def config_keys(patient: Patient) -> Found:
+    if patient.unusable is not None:
+        yield Finding(
+            "error",
+            f"{patient.unusable}; the other checks take the defaults",
+            "correct it; until then the daemon does not start",
+        )
     for warning in patient.config.warnings:
         yield Finding("warning", warning, f"correct {patient.files.layout.config}; car-trio config show")
 

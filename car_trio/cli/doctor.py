@@ -14,7 +14,7 @@ from car_trio.cli.checks import Finding, Found, Patient
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home, Json
 from car_trio.cli.screen import counted, say_json, styled
-from car_trio.config import environment, load
+from car_trio.config import environment, load_or_defaults
 from car_trio.wire.text import one_line
 
 CHECKS: list[Callable[[Patient], Found]] = [
@@ -67,9 +67,11 @@ def doctor(
     json: Json = False,
 ) -> int:
     """Look for whatever could be wrong; exit code 1 when something is. Works with the daemon down."""
-    patient = Patient.of(Files(home), load({"home": home}, environment()))
+    patient = Patient.of(Files(home), *load_or_defaults({"home": home}, environment()))
     reported = [
-        report(check.__name__, finding, fix=fix) for check in CHECKS for finding in findings(check(patient))
+        report(check.__name__, finding, fix=fix)
+        for check in CHECKS
+        for finding in findings(check.__name__, check(patient))
     ]
     reported += [report("daemon", finding, fix=fix) for finding in daemon(patient, home)]
     if json:
@@ -79,14 +81,14 @@ def doctor(
     return NO if any(each.level == "error" and not each.fixed for each in reported) else OK
 
 
-def findings(found: Found) -> list[Finding]:
-    """What a check found; that it could not look is a finding as well."""
+def findings(name: str, found: Found) -> list[Finding]:
+    """What a check found; that it could not look is a finding as well, and so is that there was nothing to find."""
     gathered: list[Finding] = []
     try:
         gathered.extend(found)
     except OSError as error:
         gathered.append(Finding("error", f"cannot look: {error}", "mend its permissions"))
-    return gathered
+    return gathered or [Finding("ok", f"{name.replace('_', ' ')}: nothing to complain of")]
 
 
 def daemon(patient: Patient, home: str | None) -> list[Finding]:

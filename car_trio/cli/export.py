@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from car_trio.cli.app import USAGE
 from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home
+from car_trio.cli.saying import counts, cuts, ended_badly, evidence, exit_of, is_in_output, went_wrong
 from car_trio.cli.screen import counted, human_size, is_terminal, lasting, seconds_between
 from car_trio.cli.timeline import decoded
 from car_trio.store.survey import ref_of
@@ -45,6 +48,8 @@ def export(
     """Write runs as jsonl, json, md, html or otlp-json. Needs no daemon."""
     from car_trio.cli.otlp import otlp_json
 
+    if not runs:
+        raise FailedError("runs export needs at least one RUN; car-trio runs ls lists what there is", USAGE)
     files = Files(home)
     rows = [files.row(name) for name in runs]
     writers: dict[str, Callable[[Files, Rows], Iterator[bytes]]] = {
@@ -157,12 +162,33 @@ def parts(turn: Turn) -> Iterator[tuple[str, str]]:
     """The fields of a turn that are worth reading, as text."""
     for name in ("prompt", "parameters", "output", "error"):
         value = getattr(turn, name)
-        if value is not msgspec.UNSET:
+        if value is not UNSET:
             yield name, value if isinstance(value, str) else bytes(value).decode(errors="replace")
+    if turn.cli_outcome is not UNSET:
+        cli = turn.cli_outcome
+        yield "program", f"{cli.cli or ''}  {exit_of(cli)}".strip()
+        if cli.output_tail and not is_in_output(cli.output_tail, turn):
+            yield "output tail", cli.output_tail
+    yield from (("cut", cut) for cut in cuts(turn.truncated))
+
+
+def last_parts(ended: Ended) -> Iterator[tuple[str, str]]:
+    """What the agent said of how the run went."""
+    if isinstance(ended.termination, Outcome):
+        outcome = ended.termination.outcome
+        yield "summary", outcome.summary
+        yield from (("evidence", piece) for piece in evidence(outcome))
+        if told := counts(outcome.metrics):
+            yield "counted", told
+    yield from (("cut", cut) for cut in cuts(ended.truncated))
 
 
 def title(turn: Turn) -> str:
     words = [turn.tool, turn.status, turn.verifier_verdict if turn.verifier_verdict != "not_run" else ""]
+    if turn.policy_rejected is True and turn.status != "rejected":
+        words.append("rejected")
+    if turn.cli_outcome is not UNSET and ended_badly(turn.cli_outcome):
+        words.append(exit_of(turn.cli_outcome))
     return " · ".join([f"{turn.index}", *(word for word in words if isinstance(word, str) and word)])
 
 
@@ -172,20 +198,24 @@ def markdown(files: Files, rows: Rows) -> Iterator[bytes]:
         for name, value in facts(row):
             yield f"- {name}: {_plain(value)}\n".encode()
         for record in files.records(ref_of(row)):
-            match decoded(record.raw):
-                case Turn() as turn:
-                    yield f"\n## {_plain(title(turn))}\n".encode()
-                    for name, value in parts(turn):
-                        yield f"\n{name}\n\n{_fenced(value)}\n".encode()
-                case Ended(termination=Outcome(outcome=outcome)):
-                    yield f"\n## end · {outcome.status}\n\n{_fenced(outcome.summary)}\n".encode()
-                case Ended() as ended:
-                    yield f"\n## end · {_plain(_reason(ended))}\n".encode()
-                case Started():
-                    pass
-                case Damaged() | None:
-                    yield f"\n## unreadable\n\n{_fenced(record.raw.decode(errors='replace'))}\n".encode()
+            yield _as_markdown(record.raw).encode()
         yield b"\n"
+
+
+def _as_markdown(raw: bytes) -> str:
+    match decoded(raw):
+        case Started(truncated=truncated):
+            return "".join(f"- {_plain(cut)}\n" for cut in cuts(truncated))
+        case Turn() as turn:
+            return f"\n## {_plain(title(turn))}\n{_sections(parts(turn))}"
+        case Ended() as ended:
+            return f"\n## end · {_plain(_reason(ended))}\n{_sections(last_parts(ended))}"
+        case Damaged() | None:
+            return f"\n## unreadable\n\n{_fenced(raw.decode(errors='replace'))}\n"
+
+
+def _sections(named: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"\n{name}\n\n{_fenced(value)}\n" for name, value in named)
 
 
 def _reason(ended: Ended) -> str:
@@ -194,10 +224,16 @@ def _reason(ended: Ended) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes for text."""
-    return "".join(
-        f"\\{character}" if character in "\\`*_{}[]<>#|!&~" else character for character in one_line(text)
+    """Text that Markdown takes for text, also where it makes links of what looks like an address."""
+    return ADDRESS.sub(
+        lambda found: found[0][:-1] + "\\" + found[0][-1],
+        "".join(
+            f"\\{character}" if character in "\\`*_{}[]<>#|!&~" else character for character in one_line(text)
+        ),
     )
+
+
+ADDRESS = re.compile(r"\w:(?=//)|\b(?:mailto|xmpp):|\bwww\.|\w@", re.IGNORECASE)
 
 
 def _fenced(text: str) -> str:
@@ -235,23 +271,21 @@ def page(files: Files, rows: Rows) -> Iterator[bytes]:
 
 def _shown(raw: bytes) -> str:
     match decoded(raw):
-        case Started():
-            return ""
+        case Started(truncated=truncated):
+            return "".join(f"<p>{_text(cut)}</p>\n" for cut in cuts(truncated))
         case Turn() as turn:
-            bad = (
-                ' class="bad" open'
-                if turn.status in {"failed", "rejected"} or turn.error is not msgspec.UNSET
-                else ""
-            )
-            body = "".join(f"<b>{name}</b><pre>{_text(value)}</pre>" for name, value in parts(turn))
+            bad = ' class="bad" open' if went_wrong(turn) else ""
+            body = _blocks(parts(turn))
             return f"<details{bad}><summary>{_text(title(turn))}</summary>{body}</details>\n"
         case Ended() as ended:
-            end = ended.termination
-            summary = end.outcome.summary if isinstance(end, Outcome) else ""
-            return f"<h2>end · {_text(_reason(ended))}</h2><pre>{_text(summary)}</pre>\n"
+            return f"<h2>end · {_text(_reason(ended))}</h2>{_blocks(last_parts(ended))}\n"
         case Damaged() | None:
             line = _text(raw.decode(errors="replace"))
             return f'<details class="bad"><summary>unreadable</summary><pre>{line}</pre></details>\n'
+
+
+def _blocks(named: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"<b>{name}</b><pre>{_text(value)}</pre>" for name, value in named)
 
 
 def _text(text: str) -> str:

@@ -19,9 +19,11 @@ from car_trio.wire.text import one_line
 class FailedError(Exception):
     """A command's own no: what it is about, why, what to do next, and the exit code."""
 
-    def __init__(self, message: str, code: int = NO) -> None:
+    def __init__(self, message: str, code: int = NO, *, is_near: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.is_near = is_near
+        """It is about a name, and names another that is like it."""
 
 
 LISTS = {
@@ -29,6 +31,8 @@ LISTS = {
     "agent": "car-trio runs ls",
     "registered agent": "car-trio agents ls",
     "approval": "car-trio approvals ls",
+    "tool": "car-trio runs show RUN",
+    "method": "car-trio call rpc.discover",
 }
 
 
@@ -38,7 +42,7 @@ def no_such(what: str, name: str, known: Iterable[str]) -> FailedError:
 
     near = get_close_matches(name, list(known), 1, cutoff=0.4)
     hint = f"the nearest is '{near[0]}'" if near else f"{LISTS[what]} lists what there is"
-    return FailedError(f"there is no {what} '{name}'; {hint}")
+    return FailedError(f"there is no {what} '{name}'; {hint}", is_near=bool(near))
 
 
 def explain(error: Exception, command: str = "COMMAND") -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from car_trio.cli.app import USAGE
 from car_trio.cli.failures import FailedError, no_such
@@ -20,10 +22,13 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class Files:
-    """The runs under a state root. Whatever is read raises `OSError` when a file that is there cannot be."""
+    """The runs under a state root. Whatever is read raises `OSError` when a file that is there cannot be.
+
+    Raises FailedError for a root that is no directory and cannot become one."""
 
     def __init__(self, home: str | None) -> None:
         self.root = state_root(environment(), home)
+        _refuse_file(self.root)
         self.layout = Layout(self.root)
         self.disk = Disk()
         self.index = RunIndex(self.layout, self.disk)
@@ -58,8 +63,8 @@ class Files:
                 return
             ask.cursor = cursor
 
-    def page(self, ref: RunRef, position: Position = START) -> Page:
-        return read_page(self.disk, self.layout, ref, position, max_records=PAGE_RECORDS)
+    def page(self, ref: RunRef, position: Position = START, *, max_records: int = PAGE_RECORDS) -> Page:
+        return read_page(self.disk, self.layout, ref, position, max_records=max_records)
 
     def records(self, ref: RunRef) -> Iterator[Record]:
         """Every record of a run, read page by page."""
@@ -76,6 +81,12 @@ class Files:
         known = agents(self.disk, self.layout)
         if agent_id not in known:
             raise no_such("agent", agent_id, known)
+
+    def require_tool(self, tool: str) -> None:
+        """Raises FailedError for a tool that no run used, and names the nearest."""
+        known = {name for row in self.search(SearchRuns(limit=500)) for name in self.fresh(row).tools}
+        if tool not in known:
+            raise no_such("tool", tool, known)
 
     def torn_bytes(self, ref: RunRef) -> int:
         """What follows the last whole line."""
@@ -98,6 +109,16 @@ class Files:
             some = ", ".join(sorted(ref.run_id for ref in matches)[:5])
             raise FailedError(f"{len(matches)} runs begin with '{name}': {some}; say more of the id")
         raise no_such("run", name, (ref.run_id for ref in refs))
+
+
+def _refuse_file(root: Path) -> None:
+    """A root that is not there yet is no mistake; one that is a file, or would be in one, is."""
+    there = next(path for path in (root, *root.parents) if os.path.exists(path))  # noqa: PTH110 - false for what it may not see
+    if not there.is_dir():
+        raise FailedError(
+            f"the state root {root} cannot be used: {there} is not a directory; name another with --home or CAR_HOME",
+            USAGE,
+        )
 
 
 def point_in_time(flag: str, text: str | None) -> str | None:

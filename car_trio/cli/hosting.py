@@ -12,7 +12,7 @@ from car_trio.cli.app import NO, OK
 from car_trio.cli.calling import talk
 from car_trio.cli.failures import FailedError, no_such
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import ago, counted, folded, say_json, styled
+from car_trio.cli.screen import ago, columns, counted, folded, padded, say_json, styled, width
 from car_trio.client import Car, Disconnected
 from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent, HostEvent, HostSnapshot
 from car_trio.wire.text import escaped, one_line
@@ -24,10 +24,13 @@ def agents(*, home: Home = None, json: Json = False) -> int:
     if json:
         say_json({"agents": found})
         return OK
-    for agent in found:
-        owner = "" if agent.session_id else styled("  not connected", "dim")
-        task = one_line(agent.current_task or "")
-        print(f"{folded(agent.id, 24):24}  {folded(agent.name, 24):24}  {agent.status:20}  {task}{owner}")
+    cells = [(folded(agent.id, 20), folded(agent.name, 20), agent.status) for agent in found]
+    wide = [max(map(columns, column)) for column in zip(*cells, strict=True)]
+    for agent, shown in zip(found, cells, strict=True):
+        head = "  ".join(padded(text, w) for text, w in zip(shown, wide, strict=True))
+        doing = [agent.current_task or "", "" if agent.session_id else "not connected"]
+        told = folded(", ".join(filter(None, doing)), width() - columns(head) - 2)
+        print(f"{head}  {styled(told, None if agent.session_id else 'dim')}".rstrip())
     none = "no agents: none has registered; car-trio runs ls shows whose runs there are"
     print(counted(len(found), "agent") if found else none)
     return OK
@@ -128,3 +131,5 @@ def show(row: ApprovalRow) -> None:
         text = msgspec.json.format(msgspec.json.encode(details), indent=2).decode()
         print("\n".join(f"    {line}" for line in escaped(text).split("\n")))
     print(f"    options: {one_line(', '.join(row.options))}")
+    if isinstance(row.undecidable, str):
+        print(styled(f"    cannot be decided: {one_line(row.undecidable)}", "yellow"))

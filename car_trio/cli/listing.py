@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated
@@ -15,9 +15,11 @@ from car_trio.cli.files import Files, point_in_time
 from car_trio.cli.flags import Flag, Home, Json
 from car_trio.cli.screen import (
     ago,
+    columns,
     folded,
     is_terminal,
     lasting,
+    padded,
     say_json,
     seconds_between,
     styled,
@@ -54,16 +56,16 @@ def ls(
         tool=tool,
         since=point_in_time("--since", since),
         until=point_in_time("--until", until),
-        limit=min(limit, 10_000) if limit > 0 and grep is None else 500,
+        limit=min(limit + 1, 10_000) if limit > 0 and grep is None else 500,
     )
-    rows = files.search(ask)
-    if grep is not None:
-        rows = (row for row in rows if holds(files, row, grep))
+    found = files.search(ask)
+    rows = found if grep is None else (row for row in found if holds(files, row, grep))
     shown = [files.fresh(row) for row in islice(rows, limit if limit > 0 else None)]
-    if not shown and agent is not None:
-        files.require_agent(agent)
+    if not shown:
+        require_names(files, agent, tool)
+    is_cut = limit > 0 and next(found, None) is not None
     if json:
-        say_json({"runs": [row.in_list() for row in shown]})
+        say_json({"runs": [row.in_list() for row in shown], "more": is_cut})
         return 0
     if not shown:
         print(
@@ -72,7 +74,18 @@ def ls(
         return 0
     for line in table(shown):
         print(line)
+    if is_cut:
+        sys.stdout.flush()
+        print(f"car-trio: these are the newest {limit}; --limit 0 shows all", file=sys.stderr)
     return 0
+
+
+def require_names(files: Files, agent: str | None, tool: str | None) -> None:
+    """Raises FailedError for a name that no run knows: that is why none was found."""
+    if agent is not None:
+        files.require_agent(agent)
+    if tool is not None:
+        files.require_tool(tool)
 
 
 def holds(files: Files, row: CatalogRow, text: str) -> bool:
@@ -91,9 +104,13 @@ def holds(files: Files, row: CatalogRow, text: str) -> bool:
     return False
 
 
-ROOMY = 120
-"""A terminal of so many columns shows whole ids."""
-HEADINGS = ("RUN", "AGENT", "STATUS", "OUTCOME", "TURNS", "BEGAN", "TOOK", "INTENT")
+GAP = 2
+ROOMY, LEAST = 30, 16
+"""Columns of a terminal for an intent: with fewer than the first ids are shortened, with fewer than the second columns
+are left out."""
+SPARE = ("TOOK", "TURNS", "BEGAN", "AGENT", "STATUS")
+"""What a terminal that is too narrow for all goes without, in this order."""
+Column = tuple[str, list[str]]
 
 
 def short_ids(run_ids: list[str]) -> int:
@@ -105,23 +122,54 @@ def short_ids(run_ids: list[str]) -> int:
 
 def table(rows: list[CatalogRow]) -> Iterator[str]:
     """A line per run under headings; in a terminal the intent gets what is left of the width."""
-    shortest = short_ids([row.run_id for row in rows]) if is_terminal() and width() < ROOMY else 36
-    cells = [
-        (
-            folded(row.run_id[:shortest], 36),
-            folded(row.agent_id, 24),
-            row.status,
-            row.outcome or "-",
-            str(row.turn_count),
-            ago(row.started_at),
-            lasting(seconds_between(row.started_at, row.ended_at)),
-        )
-        for row in rows
+    if not rows:
+        return
+    shown = columns_of(rows, narrow=False)
+    if is_terminal() and left_by(shown) < ROOMY:
+        shown = fitting(columns_of(rows, narrow=True))
+    wide = [max(map(columns, (heading, *cells))) for heading, cells in shown]
+    room = left_by(shown)
+    gap = " " * GAP
+    heads = [padded(heading, w) for (heading, _), w in zip(shown, wide, strict=True)]
+    yield styled(gap.join([*heads, "INTENT"]), "bold")
+    for number, row in enumerate(rows):
+        line = [
+            toned(cells[number], w) if heading in TONED else padded(cells[number], w)
+            for (heading, cells), w in zip(shown, wide, strict=True)
+        ]
+        yield gap.join([*line, folded(row.intent, room)]).rstrip(" ")
+
+
+TONED = {"STATUS", "OUTCOME"}
+
+
+def columns_of(rows: list[CatalogRow], *, narrow: bool) -> list[Column]:
+    """All that is known of runs, heading by heading. Where room is short: as much of the ids as tells them apart, and
+    one word for what a run came to, for who reported an outcome has completed."""
+    shortest = short_ids([row.run_id for row in rows]) if narrow else 36
+    ends: list[Column] = [
+        ("STATUS", [row.status for row in rows]),
+        ("OUTCOME", [row.outcome or "-" for row in rows]),
     ]
-    wide = [max(len(row[at]) for row in [HEADINGS, *cells]) for at in range(7)]
-    room = max(20, width() - sum(wide) - 2 * len(wide))
-    yield styled("  ".join(f"{text:{w}}" for text, w in zip(HEADINGS, [*wide, 0], strict=True)), "bold")
-    for row, shown in zip(rows, cells, strict=True):
-        padded = [f"{text:{w}}" for text, w in zip(shown, wide, strict=True)]
-        padded[2], padded[3] = toned(shown[2], wide[2]), toned(shown[3], wide[3])
-        yield re.sub(r" +$", "", "  ".join([*padded, folded(row.intent, room)]))
+    return [
+        ("RUN", [folded(row.run_id[:shortest], 36) for row in rows]),
+        ("AGENT", [folded(row.agent_id, 16 if narrow else 24) for row in rows]),
+        *([("STATUS", [row.outcome or row.status for row in rows])] if narrow else ends),
+        ("TURNS", [str(row.turn_count) for row in rows]),
+        ("BEGAN", [ago(row.started_at) for row in rows]),
+        ("TOOK", [lasting(seconds_between(row.started_at, row.ended_at)) for row in rows]),
+    ]
+
+
+def left_by(shown: list[Column]) -> int:
+    """How many columns of the terminal these leave for the intent."""
+    return width() - sum(max(map(columns, (heading, *cells))) + GAP for heading, cells in shown)
+
+
+def fitting(shown: list[Column]) -> list[Column]:
+    """Without those columns for which there is no room."""
+    for spare in SPARE:
+        if left_by(shown) >= LEAST:
+            break
+        shown = [column for column in shown if column[0] != spare]
+    return shown

@@ -3,7 +3,7 @@
 
 Ids are derived from the run's id and the turn's position, so an export is the same every time and a backend that is
 given a run twice has it once. A turn says when it was recorded and not when it began: it is taken to begin where the
-record before it was written.
+record before it was written. A run that is still open has no status yet, and its span ends with its newest record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from car_trio.store.survey import ref_of
 from car_trio.wire.runs import CatalogRow, Turn
 
 INTERNAL = 1
-STATUS_OK, STATUS_ERROR = 1, 2
+STATUS_UNSET, STATUS_OK, STATUS_ERROR = range(3)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -46,7 +46,7 @@ def spans(files: Files, row: CatalogRow) -> Iterator[dict[str, Any]]:
     """The span of the run, then those of its turns."""
     run = derived("span", row.run_id)[:16]
     trace = derived("trace", row.run_id)
-    yield run_span(row, trace, run)
+    yield run_span(row, trace, run, row.ended_at or newest(files, row))
     last = row.started_at
     for record in files.records(ref_of(row)):
         turn = decoded(record.raw)
@@ -59,15 +59,24 @@ def spans(files: Files, row: CatalogRow) -> Iterator[dict[str, Any]]:
         last = ended
 
 
-def run_span(row: CatalogRow, trace: str, span: str) -> dict[str, Any]:
-    failed = row.outcome in {"failure", "timeout"} or row.status == "incomplete"
+def newest(files: Files, row: CatalogRow) -> str:
+    """When the newest turn of a run was recorded; without one, when the run began."""
+    last = row.started_at
+    for record in files.records(ref_of(row)):
+        turn = decoded(record.raw)
+        if isinstance(turn, Turn) and isinstance(turn.recorded_at, str):
+            last = turn.recorded_at
+    return last
+
+
+def run_span(row: CatalogRow, trace: str, span: str, end: str) -> dict[str, Any]:
     return {
         "traceId": trace,
         "spanId": span,
         "name": f"invoke_agent {row.agent_id}",
         "kind": INTERNAL,
         "startTimeUnixNano": nanoseconds(row.started_at),
-        "endTimeUnixNano": nanoseconds(row.ended_at or row.started_at),
+        "endTimeUnixNano": nanoseconds(end),
         "attributes": attributes(
             {
                 "gen_ai.operation.name": "invoke_agent",
@@ -79,8 +88,15 @@ def run_span(row: CatalogRow, trace: str, span: str) -> dict[str, Any]:
                 "car.run.outcome": row.outcome,
             }
         ),
-        "status": {"code": STATUS_ERROR, "message": row.summary} if failed else {"code": STATUS_OK},
+        "status": run_status(row),
     }
+
+
+def run_status(row: CatalogRow) -> dict[str, Any]:
+    if row.ended_at is None:
+        return {"code": STATUS_UNSET}
+    failed = row.outcome in {"failure", "timeout"} or row.status == "incomplete"
+    return {"code": STATUS_ERROR, "message": row.summary} if failed else {"code": STATUS_OK}
 
 
 def tool_span(turn: Turn, trace: str, span: str, parent: str, start: str, end: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from car_trio.cli.files import Files, point_in_time
 from car_trio.cli.flags import Flag, Home, Json
 from car_trio.cli.listing import table
 from car_trio.cli.screen import counted, human_size, say_json
-from car_trio.store.lock import lock_is_held
+from car_trio.store.lock import holder, lock_is_held
 from car_trio.store.run_store import RunStore
 from car_trio.store.survey import survey
 from car_trio.wire.runs import CatalogRow, SearchRuns
@@ -39,10 +39,12 @@ def rm(
     rows = [files.row(name) for name in dict.fromkeys((run, *more))]
     still_open = [row.run_id for row in rows if row.ended_at is None]
     if still_open:
-        raise FailedError(
-            f"run '{still_open[0]}' is still open: only ended runs are removed; end it, or start the daemon once, "
-            "which ends what nobody works on"
+        next_step = (
+            "it ends with its agent, also by itself when that is gone"
+            if lock_is_held(files.layout)
+            else "start the daemon once, which ends what nobody works on"
         )
+        raise FailedError(f"run '{still_open[0]}' is still open: only ended runs are removed; {next_step}")
     return remove(files, rows, dry_run=dry_run, yes=yes, home=home, json=json)
 
 
@@ -105,7 +107,10 @@ def agreed_to(rows: list[CatalogRow], total: int) -> bool:
 
 def taken_off(files: Files, run_ids: list[str], home: str | None) -> list[str]:
     """Removes the runs through whoever may write the store; returns which are gone."""
-    if not lock_is_held(files.layout):
+    busy = holder(files.layout)
+    if (
+        busy is None or busy.url is None
+    ):  # without an address it is no daemon: the lock is waited for, or refused
         return [ref.run_id for ref in RunStore(files.root).remove(run_ids, "removed by hand")]
     from car_trio.cli.calling import talk
     from car_trio.client import Car

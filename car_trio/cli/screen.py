@@ -2,12 +2,16 @@
 
 In a terminal there are colours and lines are folded to its width; in a pipe there is plain text, whole. Colour comes
 from six escape sequences of our own: a library for it costs more time than reading 500 runs does.
+
+Width is counted in columns: a wide character takes two, a mark on the one before it none. Where terminals disagree the
+larger number is taken, so that a line may end early and never runs over.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +56,26 @@ def styled(text: str, style: str | None) -> str:
 
 def toned(word: str, wide: int = 0) -> str:
     """A word of the protocol in its colour, padded."""
-    return styled(f"{one_line(word):{wide}}", TONES.get(word))
+    return styled(padded(folded(word, 24), wide), TONES.get(word))
+
+
+def columns(text: str) -> int:
+    """How many columns a terminal needs for a line of text that is safe already."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.east_asian_width(character) in "WF":
+        return 2
+    return 0 if unicodedata.category(character) in {"Mn", "Me"} and character != PICTURED else 1
+
+
+PICTURED = "\N{VARIATION SELECTOR-16}"
+"""Makes a narrow character before it a wide picture, in some terminals."""
+
+
+def padded(text: str, wide: int) -> str:
+    return text + " " * (wide - columns(text))
 
 
 def counted(number: int, what: str) -> str:
@@ -61,10 +84,27 @@ def counted(number: int, what: str) -> str:
 
 
 def folded(text: str, room: int) -> str:
-    """Foreign text on one line; in a terminal cut to so many characters."""
-    # Cut before escaping: a payload of a megabyte is not walked through for the sake of 80 characters.
-    safe = one_line(text[: room + 1] if is_terminal() else text)
-    return safe if not is_terminal() or len(safe) <= room else safe[: max(0, room - 1)] + "…"
+    """Foreign text on one line; in a terminal cut to so many columns."""
+    if not is_terminal():
+        return one_line(text)
+    room = max(1, room)
+    # Cut before escaping: a payload of a megabyte is not walked through for the sake of 80 columns. Whose letters have
+    # marks needs several characters for a column.
+    some = text[: 3 * room + 1]
+    safe = one_line(some)
+    return safe if len(some) == len(text) and columns(safe) <= room else beginning(safe, room - 1) + "…"
+
+
+def beginning(text: str, room: int) -> str:
+    """As much of a line as fits into so many columns."""
+    if text.isascii():
+        return text[:room]
+    taken = 0
+    for place, character in enumerate(text):
+        taken += _columns_of(character)
+        if taken > room:
+            return text[:place]
+    return text
 
 
 def say_json(document: Any) -> None:
@@ -81,7 +121,9 @@ def page(lines: Iterable[str], *, pager: bool = True) -> None:
         return
     import subprocess
 
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:  # noqa: S603 - the user's own pager
+    # What git gives `less` too: colours as colours, and no page to leave where everything fits on one.
+    variables = {"LESS": "FRX", **environment()}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=variables) as process:  # noqa: S603 - the user's own pager
         assert process.stdin is not None
         try:
             for line in lines:

@@ -7,69 +7,78 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import trio
-from cyclopts import Parameter
 
+from car_trio.cli.flags import Flag, Home
 from car_trio.config import Config, ConfigError, environment, load
 from car_trio.nursery.logs import configure
 from car_trio.nursery.supervisor import Endpoint
 from car_trio.nursery.supervisor import serve as live
 
-Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
+Host = Annotated[
+    str | None, Flag("Address to listen on; default 127.0.0.1. Any other than loopback needs --allow-remote.")
+]
+Port = Annotated[int | None, Flag("TCP port; default 9100, 0 takes any free one.")]
+WebPort = Annotated[
+    int | Literal["off"] | None,
+    Flag("Port of the page, always on loopback; default: the one after --port, 0 takes any free one."),
+]
+Socket = Annotated[
+    str | None, Flag('Path of the Unix socket, or "off"; default run/car.sock under the state root.')
+]
+TokenFile = Annotated[
+    str | None, Flag("Where to write the daemon's token; default: where the clients look for it.")
+]
+NoAuth = Annotated[bool, Flag("Let every local connection do everything.")]
+NoApprovals = Annotated[bool, Flag("Do not ask a host before gated methods run.")]
+AllowRemote = Annotated[bool, Flag("Permit a --host that is not loopback; tokens travel in clear.")]
+Durability = Annotated[
+    Literal["always", "interval", "os"] | None,
+    Flag("What an acknowledgement means: synced (always), or written (interval, os); default always."),
+]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"] | None,
+    Flag("How much to say on standard error; default info."),
+]
+LogFormat = Annotated[Literal["text", "json"] | None, Flag("Lines for people (text) or for programs (json).")]
 
 
-@Parameter(name="*")
-@dataclass(kw_only=True)
-class Flags:
-    """The flags of `serve`; what is not given comes from the environment, config.toml or the defaults."""
+def serve(
+    *,
+    host: Host = None,
+    port: Port = None,
+    home: Home = None,
+    web_port: WebPort = None,
+    socket: Socket = None,
+    auth_token_file: TokenFile = None,
+    no_auth: NoAuth = False,
+    no_approvals: NoApprovals = False,
+    allow_remote: AllowRemote = False,
+    durability: Durability = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> int:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once.
 
-    host: str | None = None
-    """Address to listen on; default 127.0.0.1. Any other than loopback needs --allow-remote."""
-    port: int | None = None
-    """TCP port; default 9100, 0 takes any free one."""
-    home: str | None = None
-    """State root: runs, configuration, locks. Default: CAR_HOME, else the platform's state directory."""
-    web_port: int | Literal["off"] | None = None
-    """Port of the page, always on loopback, or "off"; default: the one after --port, 0 takes any free one."""
-    socket: str | None = None
-    """Path of the Unix socket, or "off"; default run/car.sock under the state root."""
-    auth_token_file: str | None = None
-    """Where to write the daemon's token; default: where the clients look for it."""
-    no_auth: Switch = False
-    """Let every local connection do everything."""
-    no_approvals: Switch = False
-    """Do not ask a host before gated methods run."""
-    allow_remote: Switch = False
-    """Permit a --host that is not loopback; tokens travel in clear."""
-    durability: Literal["always", "interval", "os"] | None = None
-    """What an acknowledgement means: synced (always), or written (interval, os). Default always."""
-    log_level: Literal["debug", "info", "warning", "error"] | None = None
-    """How much to say on standard error; default info."""
-    log_format: Literal["text", "json"] | None = None
-    """Lines for people (text) or for programs (json)."""
-
-
-def serve(flags: Flags | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
-    given = flags or Flags()
+    What is not given comes from the environment, config.toml or the defaults.
+    """
     return run_daemon(
         {
-            "home": given.home,
-            "auth_token_file": given.auth_token_file,
-            "server.host": given.host,
-            "server.port": given.port,
-            "web.port": None if given.web_port == "off" else given.web_port,
-            "web.enabled": None if given.web_port is None else given.web_port != "off",
-            "server.socket": given.socket,
-            "server.auth": False if given.no_auth else None,
-            "server.allow_remote": True if given.allow_remote else None,
-            "approvals.enabled": False if given.no_approvals else None,
-            "runs.durability": given.durability,
-            "log.level": given.log_level,
-            "log.format": given.log_format,
+            "home": home,
+            "auth_token_file": auth_token_file,
+            "server.host": host,
+            "server.port": port,
+            "web.port": None if web_port == "off" else web_port,
+            "web.enabled": None if web_port is None else web_port != "off",
+            "server.socket": socket,
+            "server.auth": False if no_auth else None,
+            "server.allow_remote": True if allow_remote else None,
+            "approvals.enabled": False if no_approvals else None,
+            "runs.durability": durability,
+            "log.level": log_level,
+            "log.format": log_format,
         }
     )
 

@@ -96,7 +96,7 @@ def status(*, home: Home = None, json: Json = False) -> int:
     keeper = keeper_of(PLATFORM)
     state = keeper.state()
     if not json:
-        show(state)  # first: a configuration that cannot be used ends the rest
+        show(state)  # first: what cannot be read of the store ends the rest
     found, code = gather(home or home_of(keeper))
     if json:
         say_json({"service": state, "status": document(found)})

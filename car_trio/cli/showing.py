@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -33,32 +34,40 @@ def show(
     """What happened in a run, turn by turn. Needs no daemon."""
     files = Files(home)
     row = files.row(run)
-    records = chosen(files, ref_of(row), turn)
+    found = chosen(files, ref_of(row), turn)
     if json:
-        lines = document(files, row, records)
+        sys.stdout.writelines(document(files, row, found.records))
     elif raw:
-        lines = (escaped_json(record.raw.decode(errors="replace")) for record in records)
+        page((escaped_json(record.raw.decode(errors="replace")) for record in found.records), pager=pager)
     else:
-        lines = timeline(files, row, records, whole=full or turn is not None)
-    page(lines, pager=pager and not json)
+        page(timeline(files, row, found, whole=full or turn is not None), pager=pager)
     return 0
 
 
-def chosen(files: Files, ref: RunRef, turn: int | None) -> Iterator[Record]:
+class Chosen(NamedTuple):
+    """Records to show, and the one that comes before them."""
+
+    records: Iterable[Record]
+    before: Record | None = None
+
+
+def chosen(files: Files, ref: RunRef, turn: int | None) -> Chosen:
     """All records, or the one of a turn. What stands in a turn's place counts as one, readable or not."""
     records = files.records(ref)
     if turn is None:
-        return records
-    found = list(islice(records, turn + 1, turn + 2)) if turn >= 0 else []
-    if not found or found[0].kind == "ended":
+        return Chosen(records)
+    found = list(islice(records, turn, turn + 2)) if turn >= 0 else []
+    if len(found) < 2 or found[1].kind == "ended":
         raise FailedError(f"run '{ref.run_id}' has no turn {turn}: they are counted from 0")
-    return iter(found)
+    return Chosen(found[1:], before=found[0])
 
 
-def timeline(files: Files, row: CatalogRow, records: Iterator[Record], *, whole: bool) -> Iterator[str]:
+def timeline(files: Files, row: CatalogRow, found: Chosen, *, whole: bool) -> Iterator[str]:
     yield from heading(row)
     shown = Timeline(whole=whole)
-    for record in records:
+    if found.before is not None:
+        shown.after(found.before.raw)
+    for record in found.records:
         yield from shown.lines(record.raw)
     torn = files.torn_bytes(ref_of(row))
     if torn:
@@ -67,11 +76,11 @@ def timeline(files: Files, row: CatalogRow, records: Iterator[Record], *, whole:
         )
 
 
-def document(files: Files, row: CatalogRow, records: Iterator[Record]) -> Iterator[str]:
-    """One JSON document in pieces, each record as it is on disk."""
+def document(files: Files, row: CatalogRow, records: Iterable[Record]) -> Iterator[str]:
+    """One JSON document on one line, in pieces; each record as it is on disk."""
     yield f'{{"run":{escaped_json(msgspec.json.encode(row.in_list()).decode())},"records":['
     comma = ""
     for record in records:
         yield comma + escaped_json(record.raw.decode(errors="replace"))
         comma = ","
-    yield f'],"torn_bytes":{files.torn_bytes(ref_of(row))}}}'
+    yield f'],"torn_bytes":{files.torn_bytes(ref_of(row))}}}\n'

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import msgspec
 
-from car_trio.cli.app import OK, UNREACHABLE
+from car_trio.cli.app import OK, UNREACHABLE, USAGE
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Home, Json
 from car_trio.cli.screen import counted, human_size, lasting, moment, say_json, styled
-from car_trio.config import Config, environment, load, read_regular
-from car_trio.store.lock import lock_is_held
+from car_trio.config import Runs, environment, load_or_defaults, read_regular
+from car_trio.store.lock import holder
+from car_trio.store.retention import expired
 from car_trio.store.survey import survey
 from car_trio.wire.runs import SearchRuns, rfc3339
 from car_trio.wire.text import one_line
@@ -47,6 +48,12 @@ class Status(msgspec.Struct, omit_defaults=True):
     durability: str
     next_to_go: str | None
     next_to_go_at: str | None
+    due: int
+    """Runs that the next sweep removes; then `next_to_go` is the first of them."""
+    holder: int | None
+    """The process that holds the store, daemon or not."""
+    unusable: str | None
+    """What is wrong with the configuration; then the limits are the defaults."""
 
 
 def status(*, home: Home = None, json: Json = False) -> int:
@@ -62,16 +69,33 @@ def status(*, home: Home = None, json: Json = False) -> int:
 def gather(home: str | None) -> tuple[Status, int]:
     """What the files and the daemon say, and the exit code of that."""
     files = Files(home)
-    found = look(files, load({"home": home}, environment()))
-    if found.running:
-        from car_trio.cli.calling import ask
-        from car_trio.client import CarError
+    config, unusable = load_or_defaults({"home": home}, environment())
+    busy = holder(files.layout)
+    health, unreachable = (None, None) if busy is None else answer(home)
+    found = look(files, kept(config.runs, health or {}))
+    found.running, found.holder = busy is not None, None if busy is None else busy.pid
+    found.health, found.unreachable = health, unreachable
+    if unusable is not None:
+        found.unusable = str(unusable)
+        return found, USAGE
+    return found, OK if health is not None else UNREACHABLE
 
-        try:
-            found.health = ask(home, "server.health")
-        except CarError as error:
-            found.unreachable = str(error)
-    return found, OK if found.health is not None else UNREACHABLE
+
+def answer(home: str | None) -> tuple[dict[str, Any] | None, str | None]:
+    """What the daemon says of itself, or why it says nothing."""
+    from car_trio.cli.calling import ask
+    from car_trio.client import CarError
+
+    try:
+        return ask(home, "server.health"), None
+    except CarError as error:
+        return None, str(error)
+
+
+def kept(ours: Runs, health: dict[str, Any]) -> Runs:
+    """The limits that hold: a daemon's own, which its flags and its shell chose; else what it would be started with."""
+    own = {"durability": health["durability"], **health.get("kept", {})} if health else {}
+    return msgspec.convert(msgspec.structs.asdict(ours) | own, Runs)
 
 
 def document(found: Status) -> dict[str, Any]:
@@ -80,18 +104,14 @@ def document(found: Status) -> dict[str, Any]:
     return fields
 
 
-def look(files: Files, config: Config) -> Status:
+def look(files: Files, limits: Runs) -> Status:
     """All that the files say."""
     sizes = [found.bytes for found in survey(files.disk, files.layout)]
     open_runs = sum(1 for _ in files.search(SearchRuns(status="in_progress", limit=500)))
-    limits = config.runs
-    oldest = None
-    if limits.max_age_days > 0:
-        ended = (row for row in files.search(SearchRuns(limit=500)) if row.ended_at is not None)
-        oldest = min(ended, key=lambda row: row.ended_at or "", default=None)
+    going = next_to_go(files, limits, datetime.now(UTC))
     return Status(
         home=str(files.root),
-        running=lock_is_held(files.layout),
+        running=False,
         daemon=daemon_file(files),
         health=None,
         unreachable=None,
@@ -103,9 +123,35 @@ def look(files: Files, config: Config) -> Status:
         max_age_days=limits.max_age_days,
         keep_free_bytes=limits.keep_free_bytes,
         durability=limits.durability,
-        next_to_go=None if oldest is None else oldest.run_id,
-        next_to_go_at=None if oldest is None else _expiry(oldest.ended_at, limits.max_age_days),
+        next_to_go=None if going is None else going.run_id,
+        next_to_go_at=None if going is None else going.at,
+        due=0 if going is None else going.due,
+        holder=None,
+        unusable=None,
     )
+
+
+class Going(NamedTuple):
+    """The run that goes next, when, and how many are due already."""
+
+    run_id: str
+    at: str | None
+    due: int
+
+
+def next_to_go(files: Files, limits: Runs, now: datetime) -> Going | None:
+    """By the rules of the sweep, the stricter limit wins; what is due goes at the next one, within the hour."""
+    candidates = files.index.retention_candidates(now, limits.max_per_agent, limits.max_age_days)
+    due = expired(candidates, now, limits.max_per_agent, limits.max_age_days)
+    if due:
+        return Going(due[0].row.run_id, rfc3339(now), len(due))
+    if limits.max_age_days <= 0:
+        return None
+    ended = (row for row in files.search(SearchRuns(limit=500)) if row.ended_at is not None)
+    oldest = min(ended, key=lambda row: row.ended_at or "", default=None)
+    if oldest is None:
+        return None
+    return Going(oldest.run_id, _expiry(oldest.ended_at, limits.max_age_days), 0)
 
 
 def _expiry(ended_at: str | None, days: float) -> str | None:
@@ -136,9 +182,15 @@ def show(found: Status) -> None:
             line("busy with", f"{counted(others, 'connection')}, {counted(health['open_runs'], 'open run')}")
         line("store", f"{health['store']}, durability {health['durability']}")
         line("auth", "on" if health["auth_enabled"] else "off: every local connection may do everything")
-    elif found.running:
+    elif found.running and daemon.pid is not None and daemon.pid == found.holder:
         line("daemon", f"the store is in use by process {daemon.pid}, which does not answer", "red")
         line("", found.unreachable or "")
+    elif found.running:
+        line(
+            "daemon",
+            f"process {found.holder or '(unknown)'} works with the store: another command, or a daemon that starts",
+            "yellow",
+        )
     else:
         line("daemon", "down; start it with car-trio serve", "yellow")
     free = "" if found.free_bytes is None else f", {human_size(found.free_bytes)} free"
@@ -146,8 +198,14 @@ def show(found: Status) -> None:
     per_agent = found.max_per_agent if found.max_per_agent > 0 else "any number"
     age = f"{found.max_age_days:g} days" if found.max_age_days > 0 else "for ever"
     line("kept", f"{per_agent} per agent, {age}, {human_size(found.keep_free_bytes)} stay free")
-    if found.next_to_go_at is not None:
+    if found.due:
+        more = f" and {found.due - 1} more" if found.due > 1 else ""
+        line("next to go", f"{found.next_to_go}{more}, within the hour while a daemon runs")
+    elif found.next_to_go_at is not None:
         line("next to go", f"{found.next_to_go} at {found.next_to_go_at}")
+    if found.unusable is not None:
+        note = "the limits above are the defaults" if health is None else "the daemon would not start again"
+        line("config", f"{found.unusable}; {note}", "red")
 
 
 def line(name: str, text: str, style: str | None = None) -> None:

@@ -91,23 +91,29 @@ def stale_tokens(patient: Patient) -> Found:
 def port(patient: Patient) -> Found:
     if patient.beside or patient.config.server.port == 0:
         return
-    address = (patient.config.server.host, patient.config.server.port)
-    if not is_taken(address):
-        yield ok(f"port {address[1]} is free")
+    host, number = patient.config.server.host, patient.config.server.port
+    why = refused(host, number)
+    if why is None:
+        yield ok(f"port {number} is free")
         return
     yield Finding(
         "error",
-        f"port {address[1]} of {address[0]} is taken by something else",
-        "stop it, or car-trio serve --port N",
+        f"port {number} of {host} cannot be taken: {why}",
+        "stop what uses it, or car-trio serve --port N",
     )
 
 
-def is_taken(address: tuple[str, int]) -> bool:
+def refused(host: str, number: int) -> str | None:
+    """Why a daemon could not listen there; None when it could. Asked by binding, as the daemon binds: a port that
+    nobody listens on may still be the near end of somebody's connection."""
     try:
-        with socket.create_connection(address, timeout=1):
-            return True
-    except OSError:
-        return False
+        for family, kind, _, _, address in socket.getaddrinfo(host, number, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def page(patient: Patient) -> Found:
@@ -115,10 +121,10 @@ def page(patient: Patient) -> Found:
     config = patient.config
     if patient.beside:
         yield from served_page(patient.daemon or DaemonFile())
-    elif config.web.enabled and config.web_port and is_taken((PAGE_HOST, config.web_port)):
+    elif config.web.enabled and config.web_port and (why := refused(PAGE_HOST, config.web_port)):
         yield Finding(
             "warning",
-            f"the page's port {config.web_port} is taken: the daemon would serve without the page",
+            f"the page's port {config.web_port} cannot be taken ({why}): the daemon would serve without the page",
             "stop what uses it, or car-trio serve --web-port N",
         )
 
@@ -150,7 +156,7 @@ def catalog(patient: Patient) -> Found:
     if reader is not None:
         reader.close()
         yield ok("the catalog can be used")
-    elif layout.catalog.exists():
+    elif layout.catalog.exists() and any(survey(patient.files.disk, layout)):
         yield Finding(
             "warning", "the catalog is not trusted: run files are read instead", "car-trio runs reindex"
         )

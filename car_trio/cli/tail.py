@@ -2,8 +2,9 @@
 
 Without a daemon the files are followed: a place between two records (`Position`) is all that is remembered, and it
 survives continuations, so nothing is shown twice or left out whoever writes and however often that starts anew. With a
-daemon the records come from its socket, when they are durable, through the client's watch, which counts the turns it
-has handed out and dials again from that number when the daemon comes back (`live.py`).
+daemon the turns and the end come from its socket, when they are durable, through the client's watch, which counts the
+turns it has handed out and dials again from that number when the daemon comes back (`live.py`); the start, which no
+watch repeats, comes from the file.
 
 Which runs there are is looked up by the names of the files: once, and then, without a daemon, again and again in those
 directories that have changed.
@@ -24,7 +25,7 @@ from car_trio.cli.app import OK, USAGE
 from car_trio.cli.failures import FailedError
 from car_trio.cli.files import Files
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import folded, styled
+from car_trio.cli.screen import folded, is_terminal, padded, styled
 from car_trio.cli.timeline import Timeline
 from car_trio.store.lock import lock_is_held
 from car_trio.store.reader import START, Position
@@ -33,6 +34,7 @@ from car_trio.wire.runs import RunRef, SearchRuns
 from car_trio.wire.text import escaped_json, one_line
 
 POLL_SECONDS = 0.5
+MARK_COLUMNS = 8
 SETTLED_NS = 3_000_000_000
 """More than the coarsest clock of a file system."""
 From = Annotated[int, Flag("The first turn to show, counted from 0.", ("--from",))]
@@ -52,11 +54,17 @@ def tail(
     """Follow a run to its end, or an agent's runs or all until interrupted. --json: a document per record."""
     if (run is not None) + (agent is not None) + everything != 1:
         raise FailedError("say what to follow: a run, --agent or --all, and only one of them", USAGE)
+    if first_turn < 0:
+        raise FailedError(f"--from is {first_turn}: turns are counted from 0", USAGE)
+    if first_turn and run is None:
+        raise FailedError(
+            "--from goes with one run: the turns of several are counted each on their own", USAGE
+        )
     files = Files(home)
     if agent is not None:
         note_stranger(files, agent)
     chosen = Chosen(files, agent)
-    printer = Printer(first_turn if run is not None else 0, json=json, several=run is None)
+    printer = Printer(first_turn, json=json, several=run is None)
     only = None
     if run is not None:
         row = files.row(run)
@@ -64,12 +72,12 @@ def tail(
         if row.ended_at is None and lock_is_held(files.layout):
             from car_trio.cli.live import follow_run
 
-            if follow_run(home, printer, only):
+            if follow_run(home, files, printer, only):
                 return OK
     elif lock_is_held(files.layout):
         from car_trio.cli.live import follow_many
 
-        if follow_many(home, printer, chosen):
+        if follow_many(home, files, printer, chosen):
             return OK
     with suppress(KeyboardInterrupt):
         follow_files(files, printer, (lambda: [only]) if only else chosen.new, until_ended=only is not None)
@@ -149,20 +157,26 @@ class Printer:
     def record(self, ref: RunRef, kind: str, raw: bytes, turns: int) -> None:
         """A record after which the run has so many turns."""
         if kind in {"turn", "damaged"} and turns <= self.first_turn:
+            if turns == self.first_turn > 0:
+                self.timeline(ref).after(raw)
             return
         if self.json:
             head = msgspec.json.encode({"run_id": ref.run_id, "agent_id": ref.agent_id, "cursor": turns})
             document = head[:-1] + b',"record":' + raw + b"}"
             print(escaped_json(document.decode(errors="replace")), flush=True)
             return
-        timeline = self.timelines.setdefault(ref, Timeline())
-        mark = styled(f"{folded(ref.run_id, 8):8} ", "cyan") if self.several else ""
-        if kind == "started" and self.several:
-            print(f"{mark}begins, of {one_line(ref.agent_id)}", flush=True)
+        timeline = self.timeline(ref)
+        mark = styled(f"{short(ref.run_id)} ", "cyan") if self.several else ""
         for line in timeline.lines(raw):
             print(f"{mark}{line}", flush=True)
+        if kind == "started" and self.first_turn:
+            timeline.after(None)
         if kind == "ended":
             del self.timelines[ref]
+
+    def timeline(self, ref: RunRef) -> Timeline:
+        taken = MARK_COLUMNS + 1 if self.several else 0
+        return self.timelines.setdefault(ref, Timeline(begins=True, taken=taken))
 
     def retracted(self, ref: RunRef, turns: int) -> None:
         """The daemon has lost what came after so many turns."""
@@ -175,6 +189,11 @@ class Printer:
             print(
                 styled(f"! turns from {turns} on were lost before they were safe on disk", "red"), flush=True
             )
+
+
+def short(run_id: str) -> str:
+    """The beginning of an id, in columns of the same width; in a pipe all of it."""
+    return padded(folded(run_id[:MARK_COLUMNS] if is_terminal() else run_id, MARK_COLUMNS), MARK_COLUMNS)
 
 
 def follow_files(

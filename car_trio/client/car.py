@@ -259,8 +259,9 @@ async def connect(
     """`async with connect() as car:` connects to the daemon of this machine, authenticated.
 
     The daemon is looked for at `url` (`ws://host:port` or `ws+unix:///path`) or `socket`, then
-    `CAR_DAEMON_URL`, then where `run/daemon.json` under the state root says, then `ws://127.0.0.1:9100`. The
-    token is `token`, then `CAR_AUTH_TOKEN`, then the token file; without any the client tries without.
+    `CAR_DAEMON_URL`, then where `run/daemon.json` under the state root says, then the socket of a state root that
+    `home` or `CAR_HOME` names, or else `ws://127.0.0.1:9100`. The token is `token`, then `CAR_AUTH_TOKEN`, then
+    the token file; without any the client tries without.
     `agent_id` binds the connection to that agent; `host` asks for the host role with the host's token file;
     `home` is the state root.
 

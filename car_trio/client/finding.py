@@ -3,6 +3,9 @@
 Everything here is read again for every connection: a daemon that restarts mints new tokens, and on `--port 0`
 it comes back on another port. Nothing found is an error; what the finder believed is kept for the message of
 `DaemonUnreachable`, because "which address, and who said so" is what a person needs to mend it.
+
+Whoever names a state root means the daemon of that root. Where it has written no address nothing but its own socket is
+tried: on the port that all roots have by default another root's daemon may listen.
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ class Search:
     home: str | None = None
 
     def endpoint(self) -> Endpoint:
-        """The daemon's address: arguments, then `CAR_DAEMON_URL`, then `run/daemon.json`, then the default.
+        """The daemon's address: arguments, then `CAR_DAEMON_URL`, then `run/daemon.json`, then the socket of a state
+        root that was named, or else the default.
 
         Raises `ValueError` for an address of another form than `ws://host[:port]` or `ws+unix:///path`.
         """
@@ -77,7 +81,8 @@ class Search:
             return Endpoint(parse_address(self.url), "the url argument")
         if environ.get("CAR_DAEMON_URL"):
             return Endpoint(parse_address(environ["CAR_DAEMON_URL"]), "from CAR_DAEMON_URL")
-        return _from_daemon_file(config.state_root(environ, self.home) / "run" / "daemon.json")
+        root = config.state_root(environ, self.home)
+        return _from_daemon_file(root, is_named=bool(self.home or environ.get("CAR_HOME")))
 
     def token(self) -> str | None:
         """The daemon's token: `CAR_AUTH_TOKEN`, else the token file, else none."""
@@ -118,13 +123,18 @@ class _DaemonFile(Struct):
     socket: str | None = None
 
 
-def _from_daemon_file(path: Path) -> Endpoint:
+def _from_daemon_file(root: Path, *, is_named: bool) -> Endpoint:
+    path = root / "run" / "daemon.json"
     try:
         written = msgspec.json.decode(config.read_regular(path), type=_DaemonFile)
+        why = f"as {path} names no address"
     except (OSError, msgspec.MsgspecError):
-        return Endpoint(parse_address(DEFAULT_URL), f"the default, as there is no {path}")
+        written = _DaemonFile()
+        why = f"as there is no {path}"
     if written.url:
         return Endpoint(parse_address(written.url), f"from {path}")
     if written.socket:
         return Endpoint(Unix(written.socket), f"from {path}")
-    return Endpoint(parse_address(DEFAULT_URL), f"the default, as {path} names no address")
+    if is_named:
+        return Endpoint(Unix(str(root / "run" / "car.sock")), f"the socket of that home, {why}")
+    return Endpoint(parse_address(DEFAULT_URL), f"the default, {why}")

@@ -28,6 +28,7 @@ from car_trio.store.reader import Page, Position
 from car_trio.wire.events import EventsFound, QueryEvents
 from car_trio.wire.frames import ErrorObject
 from car_trio.wire.runs import CatalogRow, RunRef, SearchRuns
+from car_trio.wire.session import Kept
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -140,6 +141,7 @@ class Daemon:
 
     version: str
     durability: str
+    kept: Kept
     tool_timeout_seconds: float
     runs: RunRegistry
     store: Store

@@ -60,6 +60,7 @@ def health(context: Context, _: NoParams) -> Health:
         durability=daemon.durability,
         connections=len(daemon.clients) if counted else UNSET,
         open_runs=daemon.runs.open_count if counted else UNSET,
+        kept=daemon.kept if counted else UNSET,
     )
 
 

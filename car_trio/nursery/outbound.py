@@ -147,6 +147,9 @@ class Outbound:
     async def _write(self) -> None:
         try:
             await self._send_all()
+        except trio.Cancelled:
+            self.abandon()  # perhaps in the middle of a frame: nothing may follow it
+            raise
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             # The reader learns it by itself, and has perhaps still something to read.
             self.abandon()

@@ -51,6 +51,7 @@ from car_trio.store.layout import encode_name
 from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
 from car_trio.wire.runs import now
+from car_trio.wire.session import Kept
 
 LAST_FRAMES_SECONDS = 1.0
 LAST_SYNC_SECONDS = 2.0
@@ -240,8 +241,7 @@ def build(
     """The owners of state, wired to the journal and to each other. `methods` in the place of the usual table."""
     started = trio.current_time()
     alarm, clients, counters = Alarm(), dict[str, Client](), Counter[str]()
-    host = watched(store, alarm)
-    journal = store.journal
+    host, journal = watched(store, alarm), store.journal
     runs = RunRegistry(
         record=journal.put,
         admit=journal.check,
@@ -254,6 +254,7 @@ def build(
     )
     return Daemon(
         durability=config.runs.durability,
+        kept=Kept(config.runs.max_per_agent, config.runs.max_age_days, config.runs.keep_free_bytes),
         tool_timeout_seconds=config.server.tool_timeout_seconds,
         version=car_trio.__version__,
         runs=runs,

@@ -88,7 +88,7 @@ export class ApprovalsView {
     const below = el("p", { class: "below", hidden: true });
     watchEnd(details, below);
     const proof = el("p", { class: "proof" }, "comparing with the digest …");
-    const answer = el("p", { class: "answer", role: "status" });
+    const answer = el("p", { class: "answer", role: "status" }, approval.undecidable ? line(`Cannot be decided: ${approval.undecidable}`, 2000) : "");
     const card = { approval, age, proof, answer, isSending: false, isOver: false };
     card.buttons = approval.options.map((option) => {
       const look = { approve: "primary", deny: "danger" }[option] ?? "";
@@ -101,7 +101,7 @@ export class ApprovalsView {
           el("span", { class: "who" }, approval.agent_id === null ? "a program without an agent" : line(approval.agent_id, 300)),
           age,
           el("code", { class: "wide" }, line(approval.id, 80)),
-          approval.client_id !== null && el("span", {}, "decided by the program that asked, on your word"))),
+          approval.client_id !== null && !approval.undecidable && el("span", {}, "decided by the program that asked, on your word"))),
       details,
       below,
       proof,
@@ -115,7 +115,7 @@ export class ApprovalsView {
       const isOpen = !card.isOver && !card.isSending && this.page.link.isOpen;
       // A refusal needs no look at what is refused.
       card.buttons.forEach((each, i) => {
-        each.disabled = !isOpen || !(approval.isWhole === true || approval.options[i] === "deny");
+        each.disabled = !isOpen || Boolean(approval.undecidable) || !(approval.isWhole === true || approval.options[i] === "deny");
       });
     }
   }

@@ -13,7 +13,7 @@ class Approval {
   constructor(raw) {
     const row = fields(raw);
     for (const name of ["id", "agent_id", "client_id", "action", "options", "status", "created_at", "resolved_at",
-      "resolution", "details_sha256"]) this[name] = plain(row, name);
+      "resolution", "details_sha256", "undecidable"]) this[name] = plain(row, name);
     this.details = row.get("details");
     this.isWhole = undefined; // not known until the digest was compared
   }

@@ -60,7 +60,8 @@ export class RunView {
     this.#surveyed = false;
     this.#trace = new Trace(this.page.link, runId, (first, last) => this.#changed(first, last));
     this.page.link.on("runs.trace.event", (params) => this.#trace?.event(params));
-    this.rows.follows = false;
+    this.follow(false);
+    this.follower.hidden = true; // until it is known that the run goes on
     this.rows.length = 0;
     this.rows.reset();
     this.title.replaceChildren("…");
@@ -197,6 +198,7 @@ export class RunView {
       el("time", { datetime: begun, title: begun }, clock(begun)),
       el("span", {}, lasting(seconds)),
       el("code", { class: "wide" }, line(trace.runId, 128)));
+    this.follower.hidden = !trace.isLive; // what has ended stays where it is
     if (trace.torn) this.facts.append(el("span", { class: "badge warn" }, `${trace.torn} bytes torn off its end`));
   }
 

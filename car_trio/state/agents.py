@@ -46,15 +46,21 @@ class Agents:
         mine = [agent for agent in shown if not session.is_agent or agent.session_id == session.id]
         return sorted(mine, key=lambda agent: (agent.name, agent.id))
 
+    def speaks_for(self, session: Session, agent_id: str | None) -> bool:
+        """Whether this is the agent that `session` is bound to, or one that it owns."""
+        if agent_id is None:
+            return False
+        agent = self._agents.get(agent_id)
+        return agent_id == session.agent_id or (agent is not None and agent.session_id == session.id)
+
     def speaker(self, session: Session, agent_id: str | None, method: str) -> str | None:
         """The agent in whose name `session` does something: as it says, else the one it is bound to.
 
         Raises Refusal when it is bound to an agent and names one that is not its own.
         """
-        if agent_id is None or not session.is_agent or agent_id == session.agent_id:
-            return session.agent_id if agent_id is None else agent_id
-        agent = self._agents.get(agent_id)
-        if agent is None or agent.session_id != session.id:
+        if agent_id is None:
+            return session.agent_id
+        if session.is_agent and not self.speaks_for(session, agent_id):
             raise Refusal(
                 f"{method}: agent '{agent_id}' is owned by another session; leave agent_id out to speak for "
                 f"'{session.agent_id}'"

@@ -4,6 +4,10 @@ A row is owned by the connection that asked, or by nobody: then a host decides i
 methods waits for that. A row ends once, by the first answer, at its deadline, or with the connection that it is
 about; `_end` is the only place where that happens. What has ended is written down and kept for a day.
 
+A person's word about an owned row goes to its owner as an event. A connection that speaks for an agent follows none and
+may resolve nothing, so what it owns can only expire, and says so; what it asks in nobody's name is decided by a host,
+and it sees in the list what became of it, also on a new connection.
+
 The full details are kept while a row is pending. Afterwards, and in events, only small ones are: a digest says what
 the others were. `details_sha256` is over the bytes as they came, and the gate runs exactly those bytes.
 """
@@ -48,6 +52,12 @@ KEPT_DETAILS_BYTES = 4096
 LISTED_DETAILS_BYTES = 16 * 1024 * 1024
 """How much of pending details one list shows, newest first; older ones follow when those are decided."""
 KEPT_SECONDS = 24 * 3600.0
+UNHEARD = (
+    "the agent that asked cannot hear of a decision, so it can only expire; what an agent asks with system_level true "
+    "is decided by a person"
+)
+NO_LISTENER = "the program that asked has to follow them with host.subscribe to hear of a decision"
+"""Why a person's word about an owned row has nowhere to go, and what its program has to do."""
 
 
 @dataclass(slots=True, eq=False)
@@ -165,6 +175,7 @@ class Approvals:
             resolved_at=None,
             resolution=None,
             details_sha256=digest(bytes(details)),
+            undecidable=UNHEARD if client_id is not None and session.is_agent else UNSET,
         )
         self._pending[row.id] = Approval(row, session.id, deadline, ended)
         self._rows[row.id] = row
@@ -235,8 +246,10 @@ class Approvals:
 
     def _ask_owner(self, session: Session, row: ApprovalRow, owner: str, resolution: str) -> ApprovalRow:
         if not self._events.is_watched_by(owner):
+            why = NO_LISTENER if row.undecidable is UNSET else row.undecidable
             raise Refusal(
-                f"approval '{row.id}' is owned by session '{owner}' which is not currently connected"
+                f"approval '{row.id}' is owned by session '{owner}' which is not currently connected to the host "
+                f"events, so nothing was decided: {why}"
             )
         request = ResolveRequest(row.id, resolution, session.id, owner)
         self._events.publish(
@@ -276,10 +289,13 @@ class Approvals:
         resolution: str | None = None,
         resolved_by: str | None = None,
     ) -> Ticket:
-        ended = replace(approval.row, status=status, resolution=resolution, resolved_at=self._now())
+        ended = replace(
+            approval.row, status=status, resolution=resolution, resolved_at=self._now(), undecidable=UNSET
+        )
         kept = lean(ended)
         line = ApprovalLine(
-            **{k: v for k, v in asdict(kept).items() if k != "details"}, resolved_by=resolved_by
+            **{k: v for k, v in asdict(kept).items() if k not in {"details", "undecidable"}},
+            resolved_by=resolved_by,
         )
         del self._pending[ended.id]
         self._rows[ended.id] = kept
@@ -308,18 +324,24 @@ class Approvals:
     # Seeing
 
     def listed(self, session: Session) -> list[ApprovalRow]:
-        """The rows, newest first; a connection that speaks for an agent sees those that it owns."""
+        """The rows, newest first; a connection that speaks for an agent sees those that it owns, and of those that
+        nobody owns the ones about its agents."""
         self._forget_old()
         room = LISTED_DETAILS_BYTES
         rows: list[ApprovalRow] = []
         newest_first = list(self._rows.values())[::-1]
         for row in sorted(newest_first, key=lambda row: row.created_at, reverse=True):
-            if session.is_agent and row.client_id != session.id:
+            if session.is_agent and not self._is_of(session, row):
                 continue
             shown = self._seen(session, row)
             room -= len(bytes(shown.details))
             rows.append(shown if room >= 0 else lean(shown))
         return rows
+
+    def _is_of(self, session: Session, row: ApprovalRow) -> bool:
+        if row.client_id is not None:
+            return row.client_id == session.id
+        return self._agents.speaks_for(session, row.agent_id)
 
     def _seen(self, session: Session, row: ApprovalRow) -> ApprovalRow:
         return row if sees_details(session, row.client_id) else replace(row, details=NULL)

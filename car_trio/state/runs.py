@@ -111,6 +111,7 @@ class RunRegistry:
         run = from_row(row)
         run.is_live = True
         run.durable_records = row.turn_count + 1
+        run.intent, run.outcome_description = row.intent, row.outcome_description  # its row is written anew
         self._runs[row.run_id] = run
         self._end(run, Incomplete("orphaned"))
 

@@ -29,9 +29,11 @@ class StoreBusy(Exception):  # noqa: N818 - it names a state of the store, like 
     """Somebody else writes this store: a daemon, or another program that adopts or removes runs."""
 
     def __init__(self, pid: int | None = None, url: str | None = None) -> None:
-        where = f" at {url}" if url else ""
+        who = f"process {pid or '(unknown)'}"
         super().__init__(
-            f"the store is in use by process {pid or '(unknown)'}{where}: stop it first, or ask it instead"
+            f"the store is in use by {who} at {url}: stop it first, or ask it instead"
+            if url
+            else f"the store is in use by {who}, which is no daemon that answers: try again when it is done"
         )
         self.pid = pid
         self.url = url
@@ -64,17 +66,22 @@ def hold_lock(layout: Layout) -> Generator[None]:
 
 def lock_is_held(layout: Layout) -> bool:
     """Whether somebody writes this store right now. Changes nothing on disk."""
+    return holder(layout) is not None
+
+
+def holder(layout: Layout) -> StoreBusy | None:
+    """Who writes this store right now, as far as the lock says. Changes nothing on disk."""
     try:
         descriptor = os.open(layout.lock, os.O_RDONLY | _FLAGS)
     except FileNotFoundError:
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return _busy(layout, descriptor)
     finally:
         os.close(descriptor)
-    return False
+    return None
 
 
 def _take(descriptor: int) -> bool:

@@ -109,11 +109,11 @@ def read_records(disk: Disk, layout: Layout, ref: RunRef) -> Iterator[Record]:
 
 
 def kind_of(line: bytes) -> str | None:
-    """The tag of a record; None for a line that is none."""
+    """The tag of a record; None for a line that is none, and for one that nests deeper than can be read."""
     try:
         line.decode()  # a payload is passed on as it is, and its own UTF-8 is not looked at below
         return _TAG.decode(line).record
-    except (UnicodeDecodeError, msgspec.DecodeError):
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -225,7 +225,7 @@ class _Reading:
             return None
         try:
             header = _HEADER.decode(first)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             # Damaged: then nothing says where the file before ends, and its lines are all shown, this one
             # among them.
             return _Beginning(None, Position(0, segment))

@@ -144,7 +144,8 @@ class RequestApproval(Struct, omit_defaults=True, kw_only=True):
 
 
 class ApprovalRow(Struct, frozen=True, kw_only=True):
-    """An approval as hosts see it. `details_sha256` is over the bytes of the full details as they were sent."""
+    """An approval as hosts see it. `details_sha256` is over the bytes of the full details as they were sent.
+    `undecidable` says why a person's decision cannot reach who asked; it is there only when that is so."""
 
     id: str
     agent_id: str | None
@@ -157,6 +158,7 @@ class ApprovalRow(Struct, frozen=True, kw_only=True):
     resolved_at: str | None
     resolution: str | None
     details_sha256: str
+    undecidable: str | UnsetType = UNSET
 
 
 class ResolveApproval(Struct, omit_defaults=True):

@@ -55,8 +55,16 @@ class Shaken(Struct):
     server: ServerName
 
 
+class Kept(Struct):
+    """How much of what has ended stays, as this daemon was started; `runs.md` section 3."""
+
+    max_per_agent: int
+    max_age_days: float
+    keep_free_bytes: int
+
+
 class Health(Struct):
-    """The counts are for the host role alone: anybody may ask how the daemon is, not how busy it is."""
+    """The counts and limits are for the host role alone: anybody may ask how the daemon is, not how busy it is."""
 
     ok: bool
     version: str
@@ -67,6 +75,7 @@ class Health(Struct):
     durability: str
     connections: int | UnsetType = UNSET
     open_runs: int | UnsetType = UNSET
+    kept: Kept | UnsetType = UNSET
 
 
 class InitSession(Struct, omit_defaults=True):

@@ -216,6 +216,19 @@ def test_a_row_of_a_program_that_is_not_there_says_why_it_cannot_be_decided(
         assert agent.event("host.event")["kind"] == "approval.resolve_requested"
 
 
+def test_a_row_that_an_agent_owns_has_no_live_button_and_says_why(
+    screen: Screen, daemon: DaemonProcess
+) -> None:
+    screen.go("#/approvals")
+    with daemon.client("librarian") as agent:
+        agent.call("host.request_approval", {"action": "mine"})
+        expect(screen[".card .proof"]).to_contain_text("shown whole")
+        expect(screen[".answer"]).to_contain_text("cannot hear of a decision")
+        expect(screen[".card button"]).to_have_count(2)
+        expect(screen[".card button:enabled"]).to_have_count(0)
+    expect(screen[".card"]).to_contain_text("expired at")
+
+
 def test_nothing_can_be_decided_while_the_daemon_is_away(screen: Screen, daemon: DaemonProcess) -> None:
     screen.allow(LOST, "Failed to load resource")  # the icon, when it was being exchanged at that moment
     screen.go("#/approvals")

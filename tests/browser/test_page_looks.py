@@ -246,6 +246,18 @@ def test_json_that_is_none_is_refused(screen: Screen) -> None:
     assert screen.ask(refuse, broken) == [["SyntaxError"] * 2] * len(broken)
 
 
+@pytest.mark.parametrize("width", [360, 390, 620])
+def test_every_filter_has_room_for_its_name_in_a_narrow_window(
+    open_screen: Opener, daemon: DaemonProcess, width: int
+) -> None:
+    screen = open_screen(daemon, viewport={"width": width, "height": 800})
+    for box in screen[".bar input, .bar select"].all():
+        place = box.bounding_box()
+        assert place is not None
+        assert place["width"] >= 90
+        assert place["x"] + place["width"] <= width
+
+
 @pytest.mark.parametrize("width", [420, 620, 800])
 def test_nothing_in_the_frame_lies_over_another_in_a_narrow_window(
     open_screen: Opener, daemon: DaemonProcess, width: int

@@ -43,6 +43,23 @@ def test_turns_and_the_end_arrive_without_loading_the_page_again(
     assert len(screen.requests) == loaded
 
 
+def test_only_a_run_that_goes_on_can_be_followed(screen: Screen, daemon: DaemonProcess) -> None:
+    with daemon.client("librarian") as agent:
+        follow = screen.page.get_by_role("button", name="Follow")
+        screen.go("#/run/none")
+        screen.shows("There is no such run")
+        expect(follow).to_have_count(0)
+        run_id = start_run(agent)
+        screen.open_run(run_id)
+        follow.click()
+        expect(follow).to_have_attribute("aria-pressed", "true")
+        complete(agent, run_id)
+        expect(screen[".facts"]).to_contain_text("success")
+        expect(follow).to_have_count(0)
+        screen.open_run(start_run(agent))
+        expect(follow).to_have_attribute("aria-pressed", "false")
+
+
 def test_what_an_agent_wrote_is_text_wherever_it_is_shown(screen: Screen, daemon: DaemonProcess) -> None:
     evil = '<script>window.hit = 1</script><img src=x onerror="window.hit = 2"><svg onload=hit()>'
     with daemon.client("<b>agent</b>") as agent:

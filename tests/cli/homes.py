@@ -29,6 +29,7 @@ def turn(index: int, **fields: Any) -> bytes:
     given = {
         key: msgspec.Raw(msgspec.json.encode(value)) if key in {"parameters", "output"} else value
         for key, value in fields.items()
+        if value is not msgspec.UNSET
     }
     return msgspec.json.encode(
         Turn(index=index, **{"recorded_at": f"2026-11-20T09:00:{index % 60:02}.500000Z", **given})

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from msgspec import UNSET
 
-from car_trio.cli import listing, screen
+from car_trio.cli import differing, listing, screen, timeline
 from car_trio.cli.export import save
 from car_trio.store.run_store import RunStore
-from car_trio.wire.runs import RunRef
+from car_trio.wire.runs import AgentOutcome, Ended, Metrics, Outcome, RunRef
 from tests.cli.homes import HOSTILE, Shell, ended, started, turn, whole, write
 from tests.store.store_scripts import row
 
@@ -88,7 +91,48 @@ def test_an_agent_without_a_run_is_a_no_with_the_nearest(shell: Shell, home: Pat
         ran = shell("runs", "ls", "--agent", "agnet", *flags)
         assert (ran.code, ran.out) == (1, "")
         assert "there is no agent 'agnet'; the nearest is 'agent'" in ran.err
-    assert shell("runs", "ls", "--agent", "agent", "--tool", "none").code == 0
+    assert shell("runs", "ls", "--agent", "other", "--tool", "echo").code == 0
+
+
+@pytest.mark.parametrize("catalog", [False, True])
+def test_a_tool_that_no_run_used_is_a_no_with_the_nearest(shell: Shell, home: Path, catalog: bool) -> None:
+    three_runs(home)
+    if catalog:
+        RunStore(home).reindex(lambda: None)
+    ran = shell("runs", "ls", "--tool", "ehco")
+    assert (ran.code, ran.out) == (1, "")
+    assert "there is no tool 'ehco'; the nearest is 'echo'" in ran.err
+    ran = shell("runs", "ls", "--tool", "zzz", "--json")
+    assert (ran.code, "car-trio runs show RUN lists what there is" in ran.err) == (1, True)
+
+
+def test_a_list_that_was_cut_short_says_so(shell: Shell, home: Path) -> None:
+    three_runs(home)
+    for flags, more in (
+        ([], False),
+        (["--limit", "3"], False),
+        (["--limit", "2"], True),
+        (["--limit", "0"], False),
+    ):
+        ran = shell("runs", "ls", *flags)
+        assert ("these are the newest 2; --limit 0 shows all" in ran.err) == more
+        assert shell("runs", "ls", "--json", *flags).document["more"] == more
+
+
+def test_a_search_that_was_cut_short_says_so_without_looking_further(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_runs(home)
+    looked: list[str] = []
+    holds = listing.holds
+
+    def counted(files: Any, row: Any, text: str) -> bool:
+        looked.append(row.run_id)
+        return holds(files, row, text)
+
+    monkeypatch.setattr(listing, "holds", counted)
+    assert shell("runs", "ls", "--grep", "Grüße", "--limit", "1", "--json").document["more"] is True
+    assert looked == ["run-b"]
 
 
 def test_a_clock_that_was_set_back_is_not_hidden() -> None:
@@ -170,11 +214,97 @@ def test_one_turn_is_shown_whole_and_one_that_is_not_there_is_a_no(shell: Shell,
         assert "has no turn" in ran.err
 
 
+SHA = "ab" * 32
+CUT = {"output/text": {"bytes": 40_960, "sha256": SHA}}
+TAIL = "collected 3 items\nFAILED test_x.py::test_y\n"
+
+
+def failing(output: Any = UNSET, **cli: Any) -> bytes:
+    outcome = {"cli": "pytest", "exit_code": 1, "timed_out": False, "output_tail": TAIL, **cli}
+    return turn(0, tool="run", output=output, cli_outcome=outcome, truncated=CUT)
+
+
+@pytest.mark.parametrize("flags", [[], ["--full"], ["--turn", "0"]])
+def test_what_a_program_said_and_what_was_cut_is_shown(shell: Shell, home: Path, flags: list[str]) -> None:
+    write(home, A, [started(A), failing("x"), ended(A)])
+    out = shell("runs", "show", "run-a", *flags).out
+    assert "$ pytest  exit 1" in out
+    assert "collected 3 items" in out
+    assert "FAILED test_x.py::test_y" in out
+    assert f"output/text was cut when it was recorded: it had 41.0 kB, SHA-256 {SHA}" in out
+
+
+def test_in_a_terminal_a_program_that_failed_is_shown_with_its_last_line(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("car_trio.cli.timeline.is_terminal", lambda: True)
+    write(home, A, [started(A), failing({"output_tail": TAIL}), ended(A)])
+    assert "⋮ … FAILED test_x.py::test_y\n" in shell("runs", "show", "run-a").out
+    assert "⋮" not in shell("runs", "show", "run-a", "--full").out, "the output has it"
+    write(home, A, [started(A), failing({"output_tail": TAIL}, exit_code=0), ended(A)])
+    assert "⋮" not in shell("runs", "show", "run-a").out
+
+
+@pytest.mark.parametrize(
+    ("cli", "said"),
+    [
+        ({"exit_code": None, "timed_out": True}, "$ pytest  no exit code, timed out"),
+        ({"exit_code": 0, "cli": None, "output_tail": ""}, "$ exit 0"),
+    ],
+)
+def test_how_a_program_ended_is_said(shell: Shell, home: Path, cli: dict[str, Any], said: str) -> None:
+    write(home, A, [started(A), failing(**cli), ended(A)])
+    assert f"       {said}\n" in shell("runs", "show", "run-a").out
+
+
+def an_end(**fields: Any) -> bytes:
+    piece = msgspec.Raw(b'{"kind":"tool_result","description":"3 passed"}')
+    outcome = AgentOutcome(status="success", evidence=[piece, piece], metrics=Metrics(**fields))
+    return msgspec.json.encode(
+        Ended(run_id="run-a", agent_id="agent", termination=Outcome(outcome), ended_at="2026-11-20T10:00:00Z")
+    )
+
+
+def test_what_an_agent_gave_as_evidence_and_counted_is_shown(shell: Shell, home: Path) -> None:
+    write(home, A, [started(A), an_end(turns=3, tool_calls=1, retries=2, duration_ms=1500.0)])
+    out = shell("runs", "show", "run-a").out
+    assert out.count("evidence") == 1
+    assert "counted   3 turns, 1 tool call, 2 retries, 1.50 s" in out
+    assert shell("runs", "show", "run-a", "--full").out.count('evidence  {"kind":"tool_result"') == 2
+    write(home, A, [started(A), ended(A)])
+    out = shell("runs", "show", "run-a").out
+    assert "evidence" not in out
+    assert "counted" not in out
+
+
+def test_one_turn_is_shown_with_how_long_it_took_and_what_it_was(shell: Shell, home: Path) -> None:
+    asked = turn(2, tool="t", action_id="a-1", proposal_id="p-1")
+    write(home, A, [started(A), turn(0), turn(1), asked, b"odd", turn(4), ended(A)])
+    out = shell("runs", "show", "run-a", "--turn", "2").out
+    assert "1.00 s" in out
+    assert "recorded 2026-11-20T09:00:02.500000Z, action a-1, proposal p-1" in out
+    assert "0.50 s" in shell("runs", "show", "run-a", "--turn", "0").out
+    assert " - " in f"{shell('runs', 'show', 'run-a', '--turn', '4').out} ".replace("-\n", "- ")
+
+
+def test_in_a_terminal_a_run_begins_at_a_time_that_people_read(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(home, A, whole(A))
+    assert "began   2026-11-20T09:00:00.000000Z\n" in shell("runs", "show", "run-a").out
+    for module in (screen, timeline):
+        monkeypatch.setattr(module, "is_terminal", lambda: True)
+    out = shell("runs", "show", "run-a", "--no-pager").out
+    assert re.search("2026-11-20 09:00:00 UTC, .* ago\n", out)
+
+
 def test_raw_and_json_show_the_records_as_they_are(shell: Shell, home: Path) -> None:
     lines = whole(A)
     write(home, A, lines)
     assert shell("runs", "show", "run-a", "--raw").out.encode() == b"".join(line + b"\n" for line in lines)
-    document = shell("runs", "show", "run-a", "--json").document
+    ran = shell("runs", "show", "run-a", "--json")
+    assert len(ran.out.splitlines()) == 1
+    document = ran.document
     assert document["records"] == [json.loads(line) for line in lines]
     assert (document["run"]["run_id"], document["torn_bytes"]) == ("run-a", 0)
 
@@ -443,10 +573,84 @@ def test_another_result_of_the_same_call_differs_unless_only_calls_are_compared(
     assert shell("runs", "diff", "run-a", "run-b", "--calls-only").code == 0
 
 
+RAN = {"cli": "pytest", "exit_code": 0, "timed_out": False, "output_tail": "3 passed"}
+
+
+@pytest.mark.parametrize(
+    ("mine", "yours", "fields", "said"),
+    [
+        ({"cli_outcome": RAN}, {"cli_outcome": RAN | {"exit_code": 1}}, ["exit_code"], "exit code: 0 → 1"),
+        (
+            {"cli_outcome": RAN},
+            {"cli_outcome": RAN | {"timed_out": True}},
+            ["timed_out"],
+            "timed out: false → true",
+        ),
+        (
+            {"cli_outcome": RAN},
+            {"cli_outcome": RAN | {"output_tail": "no"}},
+            ["output_tail"],
+            "3 passed → no",
+        ),
+        ({}, {"policy_rejected": True}, ["policy"], "policy: nothing → rejected"),
+        (
+            {"status": "succeeded"},
+            {"status": "failed", "error": "no"},
+            ["status", "error"],
+            "error: nothing → no",
+        ),
+        (
+            {"verifier_verdict": "passed"},
+            {"verifier_verdict": "failed"},
+            ["verdict"],
+            "verdict: passed → failed",
+        ),
+        ({"output": None}, {}, [], "1 turn the same"),
+        ({"policy_rejected": False}, {}, [], "1 turn the same"),
+    ],
+)
+def test_whatever_came_of_a_call_is_compared_and_said(
+    shell: Shell, home: Path, mine: dict[str, Any], yours: dict[str, Any], fields: list[str], said: str
+) -> None:
+    write(home, A, [started(A), turn(0, tool="t", **mine), ended(A)])
+    write(home, B, [started(B), turn(0, tool="t", **yours), ended(B)])
+    ran = shell("runs", "diff", "run-a", "run-b", "--json")
+    assert [each["fields"] for each in ran.document["differences"]] == ([fields] if fields else [])
+    assert ran.code == (1 if fields else 0)
+    assert said in shell("runs", "diff", "run-a", "run-b").out
+
+
+def test_long_values_are_shown_from_where_they_part(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = "the same words again and again " * 40
+    write(home, A, [started(A), turn(0, tool="t", output=f"{same}ONE"), ended(A)])
+    write(home, B, [started(B), turn(0, tool="t", output=f"{same}TWO"), ended(B)])
+    lines = shell("runs", "diff", "run-a", "run-b").out.splitlines()
+    assert [f'      - "{same}ONE"', f'      + "{same}TWO"'] == lines[4:6]
+    for module in (screen, differing):
+        monkeypatch.setattr(module, "is_terminal", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = shell("runs", "diff", "run-a", "run-b").out.splitlines()
+    assert [line[-4:] for line in lines[4:6]] == ['ONE"', 'TWO"']
+    assert lines[4].startswith("      - …")
+
+
+def test_calls_that_are_repeated_are_aligned_as_well_as_can_be(shell: Shell, home: Path) -> None:
+    def polls(ref: RunRef, names: str) -> list[bytes]:
+        return [started(ref), *(turn(n, tool=name) for n, name in enumerate(names)), ended(ref)]
+
+    write(home, A, polls(A, "abxxabab"))
+    write(home, B, polls(B, "ababyyab"))
+    assert shell("runs", "diff", "run-a", "run-b", "--json").document["same"] == 6
+
+
 def test_another_outcome_is_a_difference(shell: Shell, home: Path) -> None:
     write(home, A, [started(A), ended(A)])
     write(home, B, [started(B), ended(B, status="failure")])
-    assert shell("runs", "diff", "run-a", "run-b").code == 1
+    ran = shell("runs", "diff", "run-a", "run-b")
+    assert ran.code == 1
+    assert ran.out.splitlines()[-1] == "0 turns the same, 0 different; another outcome: success, failure"
 
 
 # runs export
@@ -493,6 +697,52 @@ def test_markdown_keeps_payloads_inside_of_their_fences(shell: Shell, home: Path
     text = exported(shell, tmp_path, "md", "run-a").decode()
     assert text.startswith("# \\# \\[x\\](y) \\<b\\>\n")
     assert "`````\n```\n# out\n````\n`````" in text
+
+
+def test_markdown_makes_no_link_of_an_address_that_an_agent_wrote(
+    shell: Shell, home: Path, tmp_path: Path
+) -> None:
+    intent = "see https://evil.example/a and www.evil.example or mailto:a@evil.example at 09:00"
+    write(home, A, [started(A, intent=intent), ended(A)])
+    text = exported(shell, tmp_path, "md", "run-a").decode()
+    shown = "see https\\://evil.example/a and www\\.evil.example or mailto\\:a\\@evil.example at 09:00"
+    assert text.startswith(f"# {shown}\n")
+
+
+@pytest.mark.parametrize("form", ["md", "html"])
+def test_an_export_for_reading_shows_what_a_program_said_what_was_cut_and_what_the_agent_claimed(
+    shell: Shell, home: Path, tmp_path: Path, form: str
+) -> None:
+    write(home, A, [started(A), failing("x"), an_end(turns=3)])
+    text = exported(shell, tmp_path, form, "run-a").decode()
+    for said in ("run · exit 1", "pytest  exit 1", TAIL.strip(), SHA, "3 passed", "3 turns"):
+        assert said in text
+    assert ('<details class="bad" open>' in text) == (form == "html")
+    write(home, A, [started(A), failing({"output_tail": TAIL}, exit_code=0), ended(A)])
+    text = exported(shell, tmp_path, form, "run-a").decode()
+    assert "output tail" not in text
+    assert "· exit" not in text
+    assert "bad" not in text.partition("</style>")[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_bad"),
+    [
+        ({"status": "succeeded", "verifier_verdict": "passed"}, False),
+        ({"status": "rejected"}, True),
+        ({"status": "failed"}, True),
+        ({"error": "no"}, True),
+        ({"policy_rejected": True}, True),
+        ({"verifier_verdict": "failed"}, True),
+        ({"cli_outcome": RAN | {"timed_out": True}}, True),
+        ({"cli_outcome": RAN}, False),
+    ],
+)
+def test_a_turn_that_went_wrong_is_unfolded(
+    shell: Shell, home: Path, tmp_path: Path, fields: dict[str, Any], is_bad: bool
+) -> None:
+    write(home, A, [started(A), turn(0, tool="t", **fields), ended(A)])
+    assert (b'<details class="bad" open>' in exported(shell, tmp_path, "html", "run-a")) == is_bad
 
 
 def test_otlp_spans_are_derived_from_run_and_turn(shell: Shell, home: Path, tmp_path: Path) -> None:

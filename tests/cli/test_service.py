@@ -342,7 +342,7 @@ def test_status_shows_the_service_also_when_the_configuration_cannot_be_used(
     shell.home.mkdir()
     (shell.home / "config.toml").write_text("[server]\nport = 'many'\n")
     code, out, err = plain("service", "status")
-    assert (code, "active (running)" in out, "port is 'many'" in err) == (2, True, True)
+    assert (code, "active (running)" in out, "port is 'many'" in out, err) == (2, True, True, "")
 
 
 def test_logs_of_a_service_that_is_not_installed_are_a_no_that_says_how_to_install_it(

@@ -134,7 +134,7 @@ def test_an_agents_runs_are_told_apart_and_others_are_left_out(
     monkeypatch.setattr(follow_files, "__kwdefaults__", {"pause": Script().pause})
     ran = shell("runs", "tail", "--agent", "agent")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.splitlines()[0] == "run-a    begins, of agent"
+    assert ran.out.splitlines()[0] == "run-a    begins, of agent: tidy the notes"
     assert "echo" in ran.out
     assert "run-b" not in ran.out
 
@@ -155,6 +155,32 @@ def test_a_run_that_is_removed_meanwhile_is_over(home: Path, capsys: pytest.Capt
         Files(str(home)), Printer(json=True), lambda: [A], until_ended=True, pause=Script(path.unlink).pause
     )
     assert len(documents(capsys.readouterr().out)) == 1
+
+
+def test_a_run_is_followed_from_its_beginning_with_its_intent(shell: Shell, home: Path) -> None:
+    write(home, A, whole(A, 1))
+    begun, first, *_ = shell("runs", "tail", "run-a").out.splitlines()
+    assert begun == "begins, of agent: tidy the notes"
+    assert "0.50 s" in first
+
+
+def test_the_first_turn_that_is_shown_took_as_long_as_after_the_one_that_is_not(
+    shell: Shell, home: Path
+) -> None:
+    write(home, A, [started(A), turn(0), turn(5), turn(6), ended(A)])
+    lines = shell("runs", "tail", "run-a", "--from", "2").out.splitlines()
+    assert "1.00 s" in lines[1]
+    write(home, A, [started(A), b"odd", turn(6), ended(A)])
+    assert lines[1].replace("1.00 s", "     -") in shell("runs", "tail", "run-a", "--from", "1").out
+
+
+@pytest.mark.parametrize(
+    "words", [["run-a", "--from", "-1"], ["--all", "--from", "5"], ["--agent", "a", "--from=1"]]
+)
+def test_a_first_turn_that_means_nothing_is_usage(shell: Shell, words: list[str]) -> None:
+    ran = shell("runs", "tail", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert "--from" in ran.err
 
 
 @pytest.mark.parametrize("words", [[], ["run-a", "--all"], ["--agent", "a", "--all"]])

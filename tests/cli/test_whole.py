@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from car_trio import __version__
 from car_trio.cli import checks, doctor
 from car_trio.cli.app import COMMANDS, run
 from car_trio.cli.failures import explain
+from car_trio.cli.flags import options
 from car_trio.client import CallRefused, DaemonUnreachable, Disconnected
 from car_trio.config import ConfigError
 from car_trio.store.layout import Layout
@@ -197,10 +199,39 @@ def test_a_completion_script_knows_every_command(shell_name: str, capsys: pytest
     assert run(["completion", shell_name]) == 0
     out = capsys.readouterr().out
     assert all(word in out for name in COMMANDS for word in name.split())
-    if shell_name == "bash" and shutil.which("bash"):
-        line = f"{out}\nCOMP_WORDS=(car-trio runs sh); COMP_CWORD=2; _car_trio; echo ${{COMPREPLY[@]}}"
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
-        assert done.stdout == "show\n"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not here")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["run"], "runs"),
+        (["runs", "sh"], "show"),
+        (["runs", "export", "--fo"], "--format --force"),
+        (["runs", "export", "--format", "js"], "jsonl json"),
+        (["runs", "export", "-o", ""], ""),
+        (["runs", "ls", "--home", ""], ""),
+        (["runs", "show", "x", "--no"], "--no-pager"),
+        (["status", "--j"], "--json"),
+        (["completion", ""], "bash zsh fish --help"),
+    ],
+)
+def test_tab_offers_commands_flags_and_the_words_they_take(
+    typed: list[str], offered: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["completion", "bash"]) == 0
+    words = " ".join(f"'{word}'" for word in ["car-trio", *typed])
+    line = f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _car_trio; echo ${{COMPREPLY[@]}}"
+    script = f"{capsys.readouterr().out}\n{line}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{offered}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_looks_at_a_home_can_be_told_which(name: str) -> None:
+    module, _, function = COMMANDS[name].place.partition(":")
+    command = getattr(import_module(f"car_trio.cli.{module}"), function)
+    assert ("home" in options(command)) == (name not in {"demo", "completion"})
 
 
 # doctor

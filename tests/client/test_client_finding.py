@@ -30,16 +30,31 @@ def test_an_argument_wins_over_the_environment_and_the_daemon_file(
     assert Search().endpoint().address == Tcp("file", 3, "/")
 
 
-def test_without_a_daemon_file_the_default_address_is_tried_and_says_so(daemon_file: Path) -> None:
+def test_without_a_home_or_a_daemon_file_the_default_address_is_tried_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CAR_HOME")
+    monkeypatch.setattr("platformdirs.user_state_path", lambda _: tmp_path / "usual")
     found = Search().endpoint()
     assert str(found.address) == "ws://127.0.0.1:9100/"
-    assert str(daemon_file) in found.found_by
+    assert str(tmp_path / "usual" / "run" / "daemon.json") in found.found_by
+
+
+def test_whoever_names_a_home_gets_that_homes_daemon_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, daemon_file: Path
+) -> None:
+    home = daemon_file.parents[1]
+    monkeypatch.setenv("CAR_HOME", str(home))
+    for search in (Search(), Search(home=str(home))):
+        found = search.endpoint()
+        assert found.address == Unix(str(home / "run" / "car.sock"))
+        assert str(daemon_file) in found.found_by
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"url": 5}', "{}"])
 def test_a_daemon_file_that_says_nothing_useful_is_passed_over(daemon_file: Path, content: str) -> None:
     daemon_file.write_text(content)
-    assert Search().endpoint().address == Tcp("127.0.0.1", 9100, "/")
+    assert Search().endpoint().address == Unix(str(daemon_file.parent / "car.sock"))
 
 
 def test_a_daemon_file_without_a_url_leads_to_its_socket(daemon_file: Path) -> None:

@@ -238,3 +238,28 @@ async def test_a_stop_says_which_run_was_not_written_and_what_lies_in_its_place(
     assert "puts were never written" in said[0]
     assert str(path) in said[0]
     assert "move it away" in said[0]
+
+
+async def test_an_orphan_whose_end_comes_later_keeps_what_it_was_for(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        agent = await house.peer("alice")
+        wanted = {"intent": "find the needle", "outcome_description": "the haystack is as it was"}
+        await agent.call("runs.start", {**wanted, "idempotency_key": "k"})
+    path = tmp_path / "runs" / "alice" / "k.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])  # as a kill leaves it
+    (tmp_path / "catalog.sqlite").unlink()
+    disk = Breakable()
+    disk.write_error = errno.ENOSPC
+    for healed in (False, True):
+        async with open_house(tmp_path, disk=disk) as house:
+            host = await house.peer(host=True)
+            while True:
+                (row,) = (await host.call("runs.list", {"agent_id": "alice"}))["runs"]
+                assert row["intent"] == "find the needle"
+                if row["status"] == "incomplete":
+                    break
+                assert not healed
+                disk.write_error = None
+                await trio.sleep(2)
+            (found,) = (await host.call("runs.search", {"query": "haystack"}))["runs"]
+            assert found["run_id"] == "k"

@@ -226,8 +226,9 @@ async def test_how_busy_the_daemon_is_is_told_to_hosts_and_to_nobody_else(tmp_pa
         await agent.call("runs.start", {"intent": "x"})
         health = await host.call("server.health")
         assert (health["connections"], health["open_runs"]) == (3, 1)
+        assert (health["kept"]["max_per_agent"], health["kept"]["max_age_days"]) == (1000, 90)
         for other in (agent, stranger, await house.peer()):
-            assert not {"connections", "open_runs"} & set(await other.call("server.health"))
+            assert not {"connections", "open_runs", "kept"} & set(await other.call("server.health"))
 
 
 async def test_a_wrong_token_leaves_the_connection_open_for_another_try_and_ten_close_it(

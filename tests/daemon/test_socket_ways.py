@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
 from car_trio.nursery import outbound
-from car_trio.nursery.framing import packed_frames
+from car_trio.nursery.framing import packed_frames, text_frames
 from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.together import Together
@@ -372,3 +372,38 @@ async def test_what_need_not_wait_for_others_leaves_at_once_but_not_before_what_
         assert came() == b""
         w.out.send_now()
         assert came() == b"\x81\x0dof the reader"
+
+
+async def test_behind_half_a_frame_of_a_cancelled_writer_nothing_follows() -> None:
+    ours, theirs = map(trio.SocketStream, trio.socket.socketpair())
+    scope = trio.CancelScope()
+
+    async def until_cancelled(write: Callable[[], Awaitable[None]]) -> None:
+        with scope:
+            await write()
+
+    def received() -> bytes:
+        """All that has come, without waiting."""
+        said = b""
+        with suppress(BlockingIOError):
+            while came := os.read(theirs.socket.fileno(), LIMIT):
+                said += came
+        return said
+
+    async with ours, theirs, trio.open_nursery() as nursery:
+        out = Outbound(
+            ours,
+            stall_seconds=30,
+            together=Together(),
+            cut=lambda _: None,
+            spawn=lambda write: nursery.start_soon(until_cancelled, write),
+        )
+        out.add(text_frames(b"x" * 900_000), at_once=True)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert 0 < len(received()) < 900_000
+        scope = trio.CancelScope()
+        out.add(text_frames(b"later"), at_once=True)
+        await wait_all_tasks_blocked()
+        assert received() == b""

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from car_trio.cli import serve
+from car_trio.cli.flags import options
 from car_trio.config import SECTIONS, load
 from car_trio.state.policy_files import FilePolicies, read
 from tests.documents.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "configuration.md"
-SERVE = ROOT / "car_trio" / "cli" / "serve.py"
 
 
 def told() -> dict[tuple[str, str], list[str]]:
@@ -43,11 +44,14 @@ def test_every_key_is_told_with_its_default():
     assert defaults == kept()
 
 
-def test_every_flag_of_serve_that_sets_a_key_is_told_with_it():
-    """`serve` passes its flags on under the keys that they set; that they exist, the parser knows."""
-    source = SERVE.read_text()
-    sets = re.findall(r'"(\w+)\.(\w+)": .*?given\.(\w+)', source)
-    flags = {(section, key): "--" + flag.replace("_", "-") for section, key, flag in sets}
+def test_every_flag_of_serve_that_sets_a_key_is_told_with_it(monkeypatch):
+    passed: list[dict[str, Any]] = []
+    monkeypatch.setattr(serve, "run_daemon", lambda flags: passed.append(flags) or 0)
+    flags: dict[tuple[str, ...], str] = {}
+    for name in options(serve.serve):
+        serve.serve(**{name: 1})
+        given = [key for key, value in passed.pop().items() if value is not None and "." in key]
+        flags |= {tuple(key.split(".")): f"--{name.replace('_', '-')}" for key in given}
     shown = {
         place: match[1] for place, cells in told().items() if (match := re.match(r"`(--[\w-]+)", cells[1]))
     }

@@ -14,7 +14,7 @@ def words(svg: str) -> str:
     """What is read in a picture, without what differs each time: ids, times, durations, sizes."""
     lines = ["".join(text.itertext()) for text in ElementTree.fromstring(svg).findall(".//{*}text")]
     differs = (
-        r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}$|\d{4}-\d\d-\d\dT[\d:.]+Z|[\d.]+ (s|kB)\b"
+        r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{8}$|\d{4}-\d\d-\d\d [\d:]+ UTC|[\d.]+ (s|kB)\b"
     )
     return "\n".join(re.sub(differs, "·", line) for line in lines)
 

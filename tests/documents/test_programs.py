@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,24 @@ def test_an_agent_of_the_page_leaves_the_run_that_the_page_says(block, daemon, t
     assert (told["prompt"], told["output"]) == ("what do you make of it?", "it is short")
     assert ended["termination"]["outcome"]["summary"] == "3 words"
     assert ended["termination"]["outcome"]["status"] == "success"
+
+
+@pytest.mark.parametrize("resolution", ["approve", "deny"])
+def test_the_agent_of_the_page_that_asks_a_person_gets_the_persons_answer(daemon, tmp_path, resolution):
+    (block,) = [block for block in blocks("python") if "asking" in block.words]
+    with ThreadPoolExecutor() as pool, daemon.client(host=True) as person:
+        person.call("host.subscribe")
+        program = pool.submit(run, block, daemon, tmp_path)
+        asked = next(
+            event
+            for event in iter(lambda: person.event("host.event"), None)
+            if event["kind"] == "approval.requested"
+        )
+        assert asked["payload"]["details"] == {"title": "Walden"}
+        person.call(
+            "host.resolve_approval", {"approval_id": asked["payload"]["id"], "resolution": resolution}
+        )
+        assert program.result(3 * PATIENCE).strip() == resolution
 
 
 def test_the_library_lists_an_agents_runs_without_a_daemon(daemon, tmp_path):

@@ -307,3 +307,19 @@ def test_in_a_terminal_a_turn_can_be_cancelled_and_another_begun_and_ctrl_d_leav
     terminal.until("you> ")
     terminal.type("\x04")
     assert terminal.process.wait(PATIENCE) == 1, "a turn was refused"
+
+
+def test_in_a_terminal_a_name_that_is_nearly_right_is_told_from_the_right_one(
+    daemon: DaemonProcess, agent: Agent
+) -> None:
+    agent.client.call("host.register_agent", {"id": "ada", "name": "Ada", "kind": "test"})
+    wrong = Terminal(daemon.home, "adaa")
+    try:
+        assert "the nearest is 'ada'" in wrong.until("talking with adaa")
+        wrong.until("you> ")
+        wrong.type("hello\n")
+        wrong.until("agent 'adaa' is not attached")
+        wrong.until("the nearest is 'ada'")
+        wrong.until("you> ")
+    finally:
+        wrong.close()

@@ -62,6 +62,9 @@ class Following:
     def prompts(self) -> list[str]:
         return [each["record"]["prompt"] for each in self.shown() if each["record"]["record"] == "turn"]
 
+    def kinds(self, run_id: str | None = None) -> list[str]:
+        return [each["record"]["record"] for each in self.shown() if run_id in {None, each["run_id"]}]
+
     def ends(self) -> list[str]:
         return [each["run_id"] for each in self.shown() if each["record"]["record"] == "ended"]
 
@@ -109,6 +112,7 @@ def test_tail_misses_and_repeats_no_turn_when_the_daemon_is_killed_and_starts_ag
     daemon.start()
     assert tail.ended() == 0
     assert tail.prompts() == [f"turn {number}" for number in range(5)]
+    assert tail.kinds() == ["started", *["turn"] * 5, "ended"]
     assert tail.shown()[-1]["record"]["termination"] == {"kind": "incomplete", "reason": "orphaned"}
 
 
@@ -179,12 +183,36 @@ def test_status_counts_who_is_there_and_what_is_open(daemon: DaemonProcess) -> N
         assert "1 connection, 1 open run" in ran(daemon.home, "status")[1]
 
 
+def test_status_shows_the_limits_that_the_daemon_was_started_with(
+    make_daemon: Callable[..., DaemonProcess],
+) -> None:
+    limits = {"CAR_TRIO_RUNS_MAX_PER_AGENT": "2", "CAR_TRIO_RUNS_DURABILITY": "os"}
+    daemon = make_daemon(environment=limits).start()
+    with daemon.client("agent") as client:
+        runs = [start_run(client) for _ in range(3)]
+        for run_id in runs:
+            complete(client, run_id)
+    found = json.loads(ran(daemon.home, "status", "--json")[1])
+    assert (found["max_per_agent"], found["durability"], found["due"]) == (2, "os", 1)
+    assert found["next_to_go"] == runs[0]
+    (daemon.home / "config.toml").write_text("[server]\nport = 'many'\n")
+    code, out, _ = ran(daemon.home, "status")
+    assert (code, "the daemon would not start again" in out, "2 per agent" in out) == (2, True, True)
+    daemon.stop()
+    (daemon.home / "config.toml").unlink()
+    found = json.loads(ran(daemon.home, "status", "--json")[1])
+    assert (found["max_per_agent"], found["durability"]) == (1000, "always")
+
+
 def test_any_method_can_be_called_and_a_refusal_is_a_no(daemon: DaemonProcess) -> None:
     code, out, _ = ran(daemon.home, "call", "tools.list")
     assert (code, json.loads(out)) == (0, {"tools": [], "count": 0})
     code, out, err = ran(daemon.home, "call", "runs.subscribe", '{"run_id":"none"}')
     assert (code, out) == (1, "")
     assert "unknown run_id" in err
+    code, out, err = ran(daemon.home, "call", "server.helth")
+    assert (code, out) == (1, "")
+    assert err == "car-trio: there is no method 'server.helth'; the nearest is 'server.health'\n"
     assert ran(daemon.home, "call", "tools.list", "{")[0] == 2
 
 
@@ -318,4 +346,19 @@ def test_every_run_that_begins_is_followed_though_the_files_are_looked_at_once(
         complete(client, before)
         until(lambda: sorted(tail.ends()) == sorted([before, *begun]), "all of them end")
     assert sorted(tail.prompts()) == [f"turn {number}" for number in range(6)]
+    assert all(tail.kinds(run_id) == ["started", "turn", "ended"] for run_id in [before, *begun])
     assert tail.stop() == 0
+
+
+def test_tail_shows_with_a_daemon_what_it_shows_without_one(
+    daemon: DaemonProcess, follow: Callable[..., Following]
+) -> None:
+    with daemon.client("agent") as client:
+        run_id = start_run(client)
+        tail = follow(run_id)
+        until(lambda: tail.kinds() == ["started"])
+        record(client, run_id, 0, 1)
+        complete(client, run_id)
+    assert tail.ended() == 0
+    daemon.stop()
+    assert ran(daemon.home, "runs", "tail", run_id, "--json")[1] == tail.output.read_text()

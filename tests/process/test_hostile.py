@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from car_trio.nursery.limits import MIN_HELD, PASSING
-from tests.process.daemon_process import DaemonProcess, complete, record, start_run, until
+from tests.process.daemon_process import PATIENCE, DaemonProcess, complete, record, start_run, until
 from tests.process.raw import (
     BINARY,
     CLOSE,
@@ -625,6 +625,9 @@ def test_who_never_reads_is_cut_and_its_memory_given_back(
         with known(daemon) as glutton:
             glutton.call("state.set", {"key": "k", "value": "x" * MIB})
             both = daemon.sockets()
+            glutton.socket.settimeout(
+                6 * PATIENCE
+            )  # so many pings are read in seconds, more on a busy machine
             with contextlib.suppress(Gone, TimeoutError):
                 glutton.send(flood)
             until(lambda: daemon.sockets() < both, "it is cut while it holds on")

@@ -8,7 +8,7 @@ import math
 
 import msgspec
 import pytest
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from car_trio.state import approvals as approvals_module
 from car_trio.state.session import Session
@@ -100,8 +100,11 @@ def test_somebody_else_asks_the_owner_who_follows_the_events(stage):
     row = stage.request(owner)
     with pytest.raises(Refusal) as caught:
         stage.resolve(other, row.id)
-    said = f"approval '{row.id}' is owned by session 'owner' which is not currently connected"
-    assert caught.value.message == said
+    said = (
+        f"approval '{row.id}' is owned by session 'owner' which is not currently connected to the host events"
+    )
+    assert caught.value.message.startswith(said)
+    assert "has to follow them with host.subscribe" in caught.value.message
     stage.events.watch("owner", Watcher())
     pending, ticket = stage.resolve(other, row.id, "deny")
     assert (pending.status, ticket) == ("pending", None)
@@ -113,6 +116,42 @@ def test_somebody_else_asks_the_owner_who_follows_the_events(stage):
         "owner_client_id": "owner",
     }
     assert stage.resolve(owner, row.id)[0].resolution == "approve"
+
+
+def test_a_row_that_an_agent_owns_says_that_no_decision_reaches_it_until_it_is_over(stage):
+    row = stage.request(bound("a"))
+    with pytest.raises(Refusal, match="not currently connected .* asks with system_level true") as caught:
+        stage.resolve(HOST, row.id)
+    assert row.undecidable in caught.value.message
+    assert stage.last()["payload"]["undecidable"] == row.undecidable
+    stage.approvals.leave("of-a")
+    assert "undecidable" not in stage.last()["payload"]
+    assert [set(line) for line in stage.lines] == [{*ApprovalLine.__struct_fields__, "record"}]
+
+
+@pytest.mark.parametrize("asker", [unbound(), host(), Session("o", open_house=True, agent_id="o")])
+def test_a_row_of_whoever_can_follow_the_events_and_one_that_nobody_owns_can_be_decided(stage, asker):
+    for fields in ({}, {"system_level": True}):
+        assert stage.request(asker, **fields).undecidable is UNSET
+    assert stage.request(bound("a"), system_level=True).undecidable is UNSET
+
+
+def test_an_agent_learns_what_a_person_decided_also_on_a_new_connection(stage):
+    asker = bound("a")
+    stage.register(asker, "helper")
+    asked = [
+        stage.request(asker, "secret", system_level=True),
+        stage.request(asker, agent_id="helper", system_level=True),
+    ]
+    stage.request(bound("b"), system_level=True)
+    stage.request(unbound(), system_level=True)
+    for row in asked:
+        stage.resolve(HOST, row.id, "deny")
+    seen = stage.approvals.listed(asker)
+    assert [(row.id, row.resolution) for row in seen] == [(row.id, "deny") for row in reversed(asked)]
+    again = Session("anew", authenticated=True, agent_id="a")
+    assert [row.id for row in stage.approvals.listed(again)] == [asked[0].id]
+    assert bytes(stage.approvals.listed(again)[0].details) == b"null"
 
 
 OWNERLESS = {
