@@ -154,7 +154,7 @@ def refusing_vaguely() -> Any:
 def taking_in_all() -> Any:
     """Nothing new is refused while the disk fails."""
 
-    def welcome(self: Any, purpose: Any) -> None:
+    def welcome(self: Any, purpose: Any, run: Any) -> None:
         pass
 
     return welcome

@@ -21,6 +21,7 @@ import msgspec
 
 from car_trio.engine.schemas import schema_problems
 from car_trio.engine.values import is_list, is_object
+from car_trio.wire.pieces import encoded_parts
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 128
@@ -35,6 +36,9 @@ MAX_SHOWN: Final = 8
 LISTED_BYTES: Final = 16 * 1024
 """Of larger parameters only the first violation is told: listing them all costs more than finding one."""
 PATTERN_OPTIONS: Final = jsonschema_rs.RegexOptions(size_limit=128 * 1024, dfa_size_limit=4 * 1024 * 1024)
+
+
+_FLAT: Final = frozenset((str, int, float, bool, type(None)))
 
 
 class BadSchema(ValueError):  # noqa: N818 - an answer, not a defect
@@ -59,7 +63,7 @@ class ParameterCheck:
 
     def problems(self, parameters: dict[str, Any]) -> list[str]:
         """Why the tool may not be called with these, without any of their values; empty when it may."""
-        size = len(msgspec.json.encode(parameters))
+        size = _size(parameters)
         if self._is_too_much(parameters, size):
             return [
                 f"tool '{self._tool}': the parameters are too large or too deep to be checked by its schema"
@@ -186,3 +190,10 @@ def _resolved(schema: dict[str, Any], reference: str) -> Any:
         else:
             raise BadSchema(f"refers to {reference[:80]!r}, which is not there")
     return found
+
+
+def _size(parameters: dict[str, Any]) -> int:
+    """Of their JSON. What holds more than a few values is not encoded in one call: no thread goes on meanwhile."""
+    if _FLAT.issuperset(map(type, parameters.values())):
+        return len(msgspec.json.encode(parameters))
+    return sum(map(len, encoded_parts(parameters)))
