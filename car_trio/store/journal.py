@@ -122,7 +122,11 @@ class Journal:
 
         `idly`: nobody waits for it, so it may wait a moment for other lines to go with."""
         payload = line + b"\n" if line else b""
-        if idly and not (last or self._closed) and (ticket := self._gathering.join(relative, payload)):
+        if (
+            idly
+            and not (sync or last or self._closed)
+            and (ticket := self._gathering.join(relative, payload))
+        ):
             self.pending_bytes += len(payload)
             return ticket
         Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
@@ -162,7 +166,7 @@ class Journal:
         self.pending_bytes += counted_bytes
         now = trio.current_time()
         self._promised.add(put.ticket, now + PENDING_SECONDS)
-        self._gathering.add(put, joinable=idly and not append.last)
+        self._gathering.add(put, joinable=idly and not (append.sync or append.last))
         if idly:
             self._dues.lines.by(now + IDLE_SECONDS)
         else:
