@@ -12,11 +12,10 @@ Whatever an action decides (skip, reject, reuse, write, abort) is decided in one
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Container, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import coroutine
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -24,6 +23,7 @@ import trio
 from car_trio.engine.effects import State, ToolFailed
 from car_trio.engine.explain import syntax_error
 from car_trio.engine.model import parse, plain
+from car_trio.engine.noticing import noticed
 from car_trio.engine.ordering import levels
 from car_trio.engine.progress import CLOCK, Check, Clock, Event, Progress, Report, Surroundings
 from car_trio.engine.results import Row
@@ -40,8 +40,6 @@ LEAST_BUDGET_SECONDS: Final = 1800.0
 BREATH: Final = 128
 """So many actions may run without a checkpoint; then other connections get their turn."""
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 Call = Callable[[Action, int], Awaitable[Any]]
 Aside = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -302,7 +300,7 @@ class Execution:
                 call = self._call_tool(action, attempt)
                 try:
                     output = await (
-                        call if level.callers is None else _noticed(call, self._let_others, level, place)
+                        call if level.callers is None else noticed(call, self._let_others, level, place)
                     )
                 finally:
                     level.came_back(place)
@@ -342,21 +340,6 @@ class Execution:
         with trio.move_on_after(_pause_before(attempt)):
             await self._aborted.wait()
         return not self._aborted.is_set()
-
-
-@coroutine
-def _noticed(
-    call: Coroutine[Any, Any, T], waits: Callable[[*Ts], None], *args: *Ts
-) -> Generator[Any, Any, T]:
-    """What `call` returns. When it begins to wait, `waits(*args)` is called first; if it never does, never."""
-    try:
-        waited_for = call.send(None)
-        waits(*args)
-        while True:  # Trio only ever sends: a cancellation, too, is raised by what it was waiting in
-            waited_for = call.send((yield waited_for))
-    except StopIteration as done:
-        output: T = done.value
-        return output
 
 
 def _pause_before(attempt: int) -> float:
