@@ -88,6 +88,11 @@ class LookupDesk:
 class Dispatcher:
     """The requests of one connection. `spawn` starts a task among them; `close` begins the connection's close."""
 
+    __slots__ = (
+        "_callbacks", "_close", "_context", "_desk", "_gate", "_handler_seconds", "_held", "_is_fixed",
+        "_max_in_flight", "_methods", "_post", "_reads", "_serial", "_spawn", "in_flight", "is_stopping",
+    )  # fmt: skip  # a connection that says nothing has one, too
+
     def __init__(
         self,
         context: Context,
