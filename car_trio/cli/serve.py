@@ -17,6 +17,8 @@ from car_trio.nursery.logs import configure
 from car_trio.nursery.supervisor import Endpoint
 from car_trio.nursery.supervisor import serve as live
 
+SWITCH_SECONDS = 0.002
+
 Host = Annotated[
     str | None, Flag("Address to listen on; default 127.0.0.1. Any other than loopback needs --allow-remote.")
 ]
@@ -92,6 +94,9 @@ def run_daemon(flags: Mapping[str, Any]) -> int:
     # small, because looking through half a million objects at once takes tens of milliseconds.
     gc.freeze()
     gc.set_threshold(10_000, 10, 500)
+    # A thread that works on a large plan keeps the interpreter for so long from a loop that asks for it, and the loop
+    # has to ask again after each system call: of the usual 5 ms every small call would wait several.
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         trio.run(_serve, config)
     except* ConfigError as group:

@@ -21,7 +21,7 @@ import msgspec
 
 from car_trio.engine.schemas import schema_problems
 from car_trio.engine.values import is_list, is_object
-from car_trio.wire.pieces import encoded_parts
+from car_trio.wire.parts import encoded_parts
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 128

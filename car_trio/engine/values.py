@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from car_trio.wire.pieces import encoded_parts
+from car_trio.wire.parts import encoded_whole
 
 MAX_DEPTH: Final = 128
 """serde_json's own limit: a document nested deeper than this is refused by every reader of the protocol."""
@@ -72,7 +72,7 @@ def identity(value: Any) -> bytes:
 
 def text(value: Any) -> str:
     """What `contains` looks at: a string itself, anything else as compact JSON."""
-    return value if isinstance(value, str) else b"".join(encoded_parts(value, in_order=True)).decode()
+    return value if isinstance(value, str) else encoded_whole(value, in_order=True).decode()
 
 
 def debug(value: Any) -> str:

@@ -33,7 +33,7 @@ from car_trio.wire.analysis import (
 )
 from car_trio.wire.errors import Refusal, invalid_params
 from car_trio.wire.frames import encode
-from car_trio.wire.pieces import encoded_parts
+from car_trio.wire.parts import encoded_whole
 from car_trio.wire.proposals import Action
 
 LARGE_BYTES = 64 * 1024
@@ -65,7 +65,7 @@ def _encoded(size: int, work: Callable[[*Ts], Any], *args: *Ts) -> Raw:
 
 
 def encoded(size: int, value: Any) -> bytes:
-    return b"".join(encoded_parts(value)) if size > LARGE_BYTES else encode(value)
+    return encoded_whole(value) if size > LARGE_BYTES else encode(value)
 
 
 def _bound_pairs(

@@ -15,14 +15,8 @@ from car_trio.engine.values import MAX_DEPTH, too_deep
 from car_trio.methods.context import Context
 from car_trio.state.values import LARGE_BYTES, Values
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.pieces import (
-    TooDeep,
-    TooMany,
-    encoded_parts,
-    joined_in_steps,
-    most_containers,
-    read_in_steps,
-)
+from car_trio.wire.parts import encoded_parts, joined_in_steps
+from car_trio.wire.pieces import TooDeep, TooMany, most_containers, read_in_steps
 from car_trio.wire.session import SetState, StateKey, WholeState
 
 

@@ -15,7 +15,7 @@ from car_trio.state.policies import outgrows
 from car_trio.state.tools import MAX_TOOL_BYTES, Offer, check_tool
 from car_trio.wire.errors import invalid_params
 from car_trio.wire.frames import encode
-from car_trio.wire.pieces import joined_in_steps
+from car_trio.wire.parts import joined_in_steps
 from car_trio.wire.session import NoParams
 from car_trio.wire.tools import Tool, Unregistered, UnregisterTool
 

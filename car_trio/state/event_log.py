@@ -18,7 +18,7 @@ from car_trio.state.policies import is_list
 from car_trio.state.run import Ticket
 from car_trio.wire.events import Event
 from car_trio.wire.frames import encode
-from car_trio.wire.pieces import encoded_parts
+from car_trio.wire.parts import encoded_parts
 from car_trio.wire.proposals import Action
 
 MAX_WAITING = 64

@@ -22,6 +22,7 @@ from car_trio.wire.proposals import Action
 MAX_POLICIES = 1000
 MAX_POLICY_SESSIONS = 1000
 MAX_POLICY_BYTES = 16 * 1024
+_SIZED = frozenset((list, dict, str))
 
 _sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -70,13 +71,18 @@ def outgrows(value: Any, most: int) -> bool:
         place = waiting.pop()
         if is_list(place):
             seen += 2 * len(place) + 1
-            waiting += place if seen <= most else []
+            waiting += _sized(place) if seen <= most else []
         elif is_object(place):
             seen += 5 * len(place) + 1
-            waiting += place.values() if seen <= most else []
+            waiting += _sized(place.values()) if seen <= most else []
         elif isinstance(place, str):
             seen += len(place)
     return seen > most
+
+
+def _sized(items: Iterable[Any]) -> list[Any]:
+    """Those that take more than the byte that is counted for each. Nearly all may be numbers, and very many."""
+    return [each for each in items if each.__class__ in _SIZED]
 
 
 def reasons(policies: Iterable[Policy], action: Action, state: State) -> Iterator[str]:

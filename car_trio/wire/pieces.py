@@ -12,8 +12,6 @@ many lists and objects it may hold (`most_containers`): they are counted before 
 Everything here relies on a document that has passed a decoder's grammar before, as each `msgspec.Raw` of a message
 has: brackets match, strings end, escapes are whole. `Raw` leaves two things open, and only these are still looked
 for: numbers that no reader takes, and how deep the document nests.
-
-Encoding has the same cost where a value is large: it is made part by part too.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
@@ -46,6 +44,7 @@ _MARKS: Final = {**_UP_OR_DOWN, ord(","): 0}
 _CLOSED: Final = bytes.maketrans(b"[{", b"]}")
 _COMMA_OR_QUOTE: Final = re.compile(rb'[,"]')
 _LIST: Final = ord("[")
+_BACKSLASH: Final = ord("\\")
 
 
 class TooDeep(ValueError):  # noqa: N818 - says what the document is
@@ -131,10 +130,19 @@ def _cut(document: bytes, at: int) -> int:
 
 
 def _end_of_string(document: bytes, at: int) -> int:
-    """The place behind the string that `at` is in."""
-    while (quote := (part := block(document, at, PIECE_BYTES)).find(b'"')) < 0:
-        at += len(part)
-    return at + quote + 1
+    """The place behind the string that `at` is in, and at no escape's middle."""
+    while True:
+        end = at + PIECE_BYTES
+        quote = document.find(b'"', at, end)
+        if quote < 0 and document[end - 1] != _BACKSLASH:
+            at = end
+        elif quote > at and document[quote - 1] != _BACKSLASH:
+            return quote + 1
+        else:
+            part = block(document, at, PIECE_BYTES)
+            if (found := part.find(b'"')) >= 0:
+                return at + found + 1
+            at += len(part)
 
 
 def _piece(text: bytes, before: bytes, room: int) -> Piece:
@@ -143,15 +151,19 @@ def _piece(text: bytes, before: bytes, room: int) -> Piece:
     if max(depths) > room:
         raise TooDeep(f"nests more than {room} deep")
     kept = min(depths)
-    after = before[:kept] + _unclosed(brackets, depths[-1] - kept)
+    after = before[:kept] + _unclosed(brackets, depths, kept)
     return Piece(text, before, after, kept, (len(brackets) + len(after) - len(before)) // 2)
 
 
-def _unclosed(brackets: bytes, count: int) -> bytes:
-    """The opening brackets that have no partner, of which there are so many."""
-    while count and len(fewer := brackets.replace(b"[]", b"").replace(b"{}", b"")) < len(brackets):
-        brackets = fewer
-    return brackets[len(brackets) - count :]
+def _unclosed(brackets: bytes, depths: list[int], kept: int) -> bytes:
+    """The opening brackets that have no partner. Each stands where its depth was left for the last time."""
+    backwards = depths[::-1]
+    found = bytearray()
+    at = 0
+    for depth in range(depths[-1] - 1, kept - 1, -1):
+        at = backwards.index(depth, at)
+        found.append(brackets[-at])
+    return bytes(found[::-1])
 
 
 def longer_than(document: bytes, most: int) -> Generator[None, None, bool]:
@@ -279,16 +291,27 @@ def decoded_in_steps(
     `MAX_MEMBERS` in one object, `msgspec.ValidationError` for a number that cannot be read, and `Repeated`, if keys
     have to be `unique`.
     """
+    if document.count(b"[") + document.count(b"{") > most:
+        # Perhaps too many, or some of them stand in strings. Nothing is made before that is known: what is made has to
+        # be let go of.
+        for _ in pieces(document, room, most):
+            yield
     growing = _Growing(unique=unique)
-    for piece in pieces(document, room, most):
+    for piece in pieces(document, room):
         growing.add(piece)
         yield
     return growing.value
 
 
-_SHAPES: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_SHAPES: Final = bytes(
+    {**dict.fromkeys(b"0123456789", ord("0")), **dict.fromkeys(b"eE", ord("e")), ord("+"): ord("+")}.get(
+        byte, ord(" ")
+    )
+    for byte in range(256)
+)
 _EXTREMES: Final = (b"0e000", b"0e+000", b"0" * 200)
-"""Every number that is too large to be read has one of these in it, digits shown as 0; so have others, and strings."""
+"""Every number that is too large to be read has one of these in it, digits shown as 0; so have others, and strings.
+What no number has in it is shown as a space: searching is slow among bytes that resemble the ones that are sought."""
 
 
 def may_be_unreadable(text: bytes) -> bool:
@@ -305,58 +328,6 @@ def read_in_steps(
         if may_be_unreadable(piece.text):
             _read(_whole(piece, b"", b""))
         yield
-
-
-# Encoding
-
-_AT_ONCE: Final = 256
-_SCALARS: Final = frozenset((str, int, float, bool, type(None), msgspec.Raw))
-_encode: Final = msgspec.json.Encoder().encode
-_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
-
-
-def encoded_parts(value: Any, *, in_order: bool = False) -> Iterator[bytes]:
-    """The value as JSON, part by part, each made quickly; with `in_order` the keys are sorted."""
-    encode = _encode_sorted if in_order else _encode
-    if is_list(value):
-        yield b"["
-        yield from _list_parts(value, encode, in_order=in_order)
-        yield b"]"
-    elif is_object(value):
-        comma = b"{"
-        for key in sorted(value) if in_order else value:
-            yield b"%b%b:" % (comma, encode(key))
-            yield from encoded_parts(value[key], in_order=in_order)
-            comma = b","
-        yield b"}" if value else b"{}"
-    else:
-        yield encode(value)
-
-
-def _list_parts(items: list[Any], encode: Callable[[Any], bytes], *, in_order: bool) -> Iterator[bytes]:
-    for at in range(0, len(items), _AT_ONCE):
-        some = items[at : at + _AT_ONCE]
-        comma = b"," if at else b""
-        if set(map(type, some)) <= _SCALARS:
-            yield comma + encode(some)[1:-1]
-            continue
-        for each in some:
-            yield comma
-            yield from encoded_parts(each, in_order=in_order)
-            comma = b","
-
-
-def joined_in_steps(parts: Iterable[bytes]) -> Generator[None, None, bytes]:
-    """The parts in one; a step makes about as much of it as a piece has."""
-    made: list[bytes] = []
-    size = 0
-    for part in parts:
-        made.append(part)
-        size += len(part)
-        if size >= PIECE_BYTES:
-            size = 0
-            yield
-    return b"".join(made)
 
 
 def opened(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,26 +19,13 @@ from car_trio.wire.pieces import (
     TooMany,
     at_once,
     decoded_in_steps,
-    encoded_parts,
-    joined_in_steps,
     longer_than,
     most_containers,
     read_in_steps,
 )
+from tests.wire.large_json import counted, layouts, texts, values
 
 ANY_DEPTH = 10_000
-
-texts = st.text(st.sampled_from('ab",:[]{}\\é😀\n'), max_size=12)
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | texts,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
-    max_leaves=40,
-)
-layouts = st.sampled_from([{}, {"separators": (",", ":")}, {"indent": 1}, {"ensure_ascii": False}])
 
 
 @pytest.fixture(params=[1, 2, 7, 40])
@@ -52,16 +39,6 @@ def cut_at(size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PIECE_BYTES", size)
         yield
-
-
-def counted(steps: Generator[None, None, Any]) -> tuple[int, Any]:
-    count = 0
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return count, done.value
-        count += 1
 
 
 @given(values, layouts, st.integers(1, 60))
@@ -96,28 +73,6 @@ def test_of_a_key_that_stands_twice_the_last_value_counts_or_it_is_refused(outer
         else:
             with pytest.raises(Repeated):
                 at_once(decoded_in_steps(document, ANY_DEPTH, unique=True))
-
-
-@given(values)
-@example([[1] * 600, [2.5, "x", [3] * 300] * 200, {}, [[]]])
-def test_parts_of_an_encoded_value_are_what_the_encoder_writes(value):
-    assert b"".join(encoded_parts(value)) == msgspec.json.encode(value)
-    in_order = msgspec.json.Encoder(order="sorted").encode(value)
-    assert b"".join(encoded_parts(value, in_order=True)) == in_order
-
-
-def test_no_part_of_an_encoded_value_is_large_unless_a_string_is():
-    value = {"a": [{"k": [1, 2.5]}] * 1000, "b": list(range(10_000))}
-    assert max(map(len, encoded_parts(value))) < 2000
-
-
-def test_parts_are_joined_about_one_piece_in_a_step(monkeypatch):
-    piece_bytes = 8
-    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
-    count, joined = counted(joined_in_steps([b"x", b"y"] * piece_bytes))
-    assert (count, joined) == (2, b"xy" * piece_bytes)
-    assert counted(joined_in_steps([b"x" * piece_bytes, b"y"])) == (1, b"x" * piece_bytes + b"y")
-    assert counted(joined_in_steps([])) == (0, b"")
 
 
 def test_a_key_that_stands_in_two_pieces_of_one_object_is_seen(piece_bytes):
@@ -178,12 +133,16 @@ def test_an_object_may_have_as_many_members_as_allowed_and_not_one_more(piece_by
         at_once(decoded_in_steps(document, ANY_DEPTH))
 
 
-def test_too_many_lists_are_noticed_before_they_are_made(piece_bytes):
+def test_too_many_lists_are_noticed_before_any_is_made(piece_bytes, monkeypatch):
     document = b"[" + b",".join([b"[]"] * 1000) + b"]"
-    steps = decoded_in_steps(document, ANY_DEPTH, 100)
+    monkeypatch.setattr(pieces.msgspec.json, "decode", lambda _: pytest.fail("something was made"))
     with pytest.raises(TooMany):
-        for _ in range(100):
-            next(steps)
+        at_once(decoded_in_steps(document, ANY_DEPTH, 100))
+
+
+def test_brackets_in_strings_are_no_lists(piece_bytes):
+    document = b"[" + b",".join([b'"[{"'] * 1000) + b"]"
+    assert at_once(decoded_in_steps(document, ANY_DEPTH, 1)) == ["[{"] * 1000
 
 
 def test_a_large_document_may_hold_more_lists_than_a_small_one():
