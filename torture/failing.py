@@ -1,10 +1,11 @@
 """A daemon on a disk that fails: `python -m torture.failing ERROR FROM COUNT serve …`.
 
 The operations that change something are counted from the one after the file `go` appears in the home, so that the
-start succeeds; from the FROM-th on, COUNT of them fail with the errno of that name. `SHORT` makes writes take half of
-what they are given instead. With `ERROR:one` or `ERROR:all` only syncs of several files by the kernel's queue
-(`car_trio.store.sync_queue`) are counted, and one file of them fails, or all. Each time something fails the file
-`struck` in the home grows by a byte. With `DEFECT` in the environment the daemon has that one (`torture.planted`).
+start succeeds; from the FROM-th on, COUNT of them fail with the errno of that name. `SHORT` counts writes alone, and
+makes them take half of what they are given. With `ERROR:one` or `ERROR:all` only syncs of several files by the
+kernel's queue (`car_trio.store.sync_queue`) are counted, and one file of them fails, or all. Each time something fails
+the file `struck` in the home grows by a byte. With `DEFECT` in the environment the daemon has that one
+(`torture.planted`).
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ class Due:
             self._seen += 1
             return self._seen in self._due
 
-    def strike(self, error: str) -> OSError:
+    def note(self) -> None:
         with (self._home / "struck").open("ab") as struck:
             struck.write(b".")
+
+    def strike(self, error: str) -> OSError:
+        self.note()
         number = getattr(errno, error)
         return OSError(number, os.strerror(number))
 
@@ -52,11 +56,10 @@ def fail(error: str, due: Due) -> None:
 
     def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(self: Disk, *arguments: Any) -> Any:
-            if not due():
+            if (error == "SHORT" and name != "write") or not due():
                 return real(self, *arguments)
             if error == "SHORT":
-                if name != "write":
-                    return real(self, *arguments)
+                due.note()
                 return real(self, arguments[0], arguments[1][: max(1, len(arguments[1]) // 2)])
             raise due.strike(error)
 

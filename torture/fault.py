@@ -6,8 +6,8 @@ Syncs of several files by the kernel's queue are one operation, of which a part 
 `fault_starts` those of a start.
 
 A daemon process does a fixed piece of work; the n-th operation of that work fails with each of the errors, once or
-three times in a row, n = 1, 2, … past the end of the work. Then, where mounting is possible, a daemon lives on a
-small file system with 64 kB left: it is filled, refuses, gets room again and goes on.
+three times in a row, n = 1, 2, … until the work is done before anything fails. Then, where mounting is possible, a
+daemon lives on a small file system with 64 kB left: it is filled, refuses, gets room again and goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.process.daemon_process import DaemonProcess, complete, record, start_run, turn, until
 from tests.second_client import Refused, SecondClient
@@ -29,15 +29,14 @@ from torture.orders import Orders, Verdict
 from torture.power_judge import reading
 
 ERRORS = ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "EINTR", "SHORT"]
-SYSTEM_CALLS = 400
-"""Cases of failing system calls, at most. Each part of the campaign has a third of its time."""
 TOGETHER = 4
 """Runs of which some are synced together for sure."""
-LAST = 24
-"""More operations than the work has."""
+SURELY = 20
+"""Fewer operations than the work has: the short form picks among them."""
 DEGRADED = -32011
 SMALL = "1m"
 ROOM = 65_536
+Way = TypeVar("Way")
 NO_RESERVE = {"CAR_TRIO_RUNS_KEEP_FREE_BYTES": "0"}
 
 
@@ -53,17 +52,41 @@ def campaign(orders: Orders) -> Verdict:
     refusals(orders, verdict)
     failing_queue(orders, verdict)
     starts(replace(orders, minutes=orders.minutes / 3), verdict)
-    most = SYSTEM_CALLS if orders.rounds is None else orders.rounds
-    system_calls(replace(orders, minutes=orders.minutes * 2 / 3), verdict, most)
-    cases = itertools.product(range(1, LAST + 1), (1, 3), ERRORS)
-    for done, (first, count, error) in enumerate(cases):
-        if not orders.go_on(done):
-            break
-        failing_disk(verdict, orders.directory / f"home-{done}", error, first, count)
+    system_calls(replace(orders, minutes=orders.minutes * 2 / 3), verdict)
+    operations(orders, verdict)
     return verdict
 
 
 # The n-th operation
+
+
+def operations(orders: Orders, verdict: Verdict) -> None:
+    """The short form picks some cases, of any n."""
+    ways = list(itertools.product(ERRORS, (1, 3)))
+    if orders.rounds is not None:
+        orders.dice.shuffle(ways)
+        for done, (error, count) in enumerate(ways[: orders.rounds]):
+            first = orders.dice.randint(1, SURELY if error != "SHORT" else SURELY // 3)
+            failing_disk(verdict, orders.directory / f"home-{done}", error, first, count)
+        return
+
+    def fails(way: tuple[str, int], first: int) -> bool:
+        home = orders.directory / f"home-{first}-{ways.index(way)}"
+        return failing_disk(verdict, home, way[0], first, way[1])
+
+    until_clean(orders, verdict, "the n-th operation", ways, fails)
+
+
+def until_clean(
+    orders: Orders, verdict: Verdict, figure: str, ways: list[Way], fails: Callable[[Way, int], bool]
+) -> None:
+    """Each way to fail at the n-th place, n = 1, 2, … until the work is done before anything fails."""
+    first, left = 1, ways
+    while left and orders.go_on(0):
+        left = [way for way in left if orders.go_on(0) and fails(way, first)]
+        first += 1
+    end = "then the work was done before it" if orders.go_on(0) else "then the time was over"
+    verdict.figures[figure] = f"n = 1 to {first - 1}, {end}"
 
 
 class Work:
@@ -129,10 +152,10 @@ class Work:
 
 def failing_disk(
     verdict: Verdict, home: Path, error: str, first: int, count: int, defect: str | None = None
-) -> None:
-    """`defect`: one of `torture.planted`."""
+) -> bool:
+    """Whether anything failed. `defect`: one of `torture.planted`."""
     case = f"{error} ×{count} at {first}"
-    with_failing_disk(verdict, home, case, (error, str(first), str(count)), Work.do, defect)
+    return with_failing_disk(verdict, home, case, (error, str(first), str(count)), Work.do, defect)
 
 
 def with_failing_disk(
@@ -142,7 +165,9 @@ def with_failing_disk(
     failing: tuple[str, str, str],
     play: Callable[[Work, SecondClient, Verdict], None],
     defect: str | None = None,
-) -> None:
+) -> bool:
+    """Whether anything failed while the work was done."""
+    struck = False
     daemon = DaemonProcess(
         home,
         environment=NO_RESERVE | ({"DEFECT": defect} if defect else {}),
@@ -154,7 +179,8 @@ def with_failing_disk(
         work = Work()
         with daemon.client("agent") as client:
             play(work, client, verdict)
-        verdict.counts["faults"] += 1
+        struck = (home / "struck").exists()
+        verdict.counts["faults"] += struck
         verdict.counts["refusals"] += work.refused
         until(lambda: healthy(daemon), f"{case}: the store heals")
         with daemon.client("other") as client:
@@ -165,6 +191,7 @@ def with_failing_disk(
         verdict.expect(False, f"{case}: {failed}")
     finally:
         daemon.clean_up()
+    return struck
 
 
 def healthy(daemon: DaemonProcess) -> bool:
@@ -248,6 +275,7 @@ def fill_and_heal(verdict: Verdict, daemon: DaemonProcess, ballast: Path) -> Non
                 if refusals == 3:
                     break
         verdict.counts["turns before the disk was full"] = len(acknowledged)
+        verdict.expect(refusals == 3, f"full disk: {len(acknowledged)} turns, and it was never full")
         trace = client.call("runs.get_trace", {"run_id": run})
         verdict.expect(len(trace["records"]) > len(acknowledged), "full disk: reading fails")
         ballast.unlink()

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from tests.process.daemon_process import PATIENCE, DaemonProcess, complete, start_run, until
 from tests.second_client import SecondClient
-from torture.fault import NO_RESERVE, Work, healthy, judge_files, read_run
+from torture.fault import NO_RESERVE, Work, healthy, judge_files, read_run, until_clean
 from torture.orders import Orders, Verdict
 
 CALLS = {
@@ -39,8 +39,6 @@ CALLS = {
 """A question mark: where the machine has that call."""
 ANYWHERE = ("fdatasync", "?mkdir,?mkdirat", "io_submit", "io_getevents")
 IN_A_ROW = (1, 3)
-MOST = 12
-"""More calls of a kind than the work makes."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,9 @@ class Case:
         return f"{self.call}: {self.error} ×{self.count} at {self.first}"
 
 
-def system_calls(orders: Orders, verdict: Verdict, rounds: int) -> None:
-    """Each call, each error, the n-th time, n = 1, 2, … until the work is done without a fault."""
+def system_calls(orders: Orders, verdict: Verdict) -> None:
+    """Each call, each error, the n-th time, n = 1, 2, … until the work is done without a fault; the short form is some
+    of those at their first."""
     strace = which("strace")
     verdict.figures["faults below the store"] = "by strace" if strace else "strace is not installed"
     if strace is None:
@@ -67,13 +66,16 @@ def system_calls(orders: Orders, verdict: Verdict, rounds: int) -> None:
         daemon.start()
         with daemon.client("agent") as client:
             complete(client, start_run(client))
-        done = 0
-        for first in range(1, MOST + 1):
-            for call, error, times in every(orders):
-                if done >= rounds or not orders.go_on(done):
-                    return
-                one_case(verdict, daemon, Case(call, error, first, times))
-                done += 1
+
+        def fails(way: tuple[str, str, int], first: int) -> bool:
+            call, error, times = way
+            return one_case(verdict, daemon, Case(call, error, first, times))
+
+        if orders.rounds is None:
+            until_clean(orders, verdict, "the n-th system call of its kind", every(orders), fails)
+        else:
+            for way in every(orders)[: orders.rounds]:
+                fails(way, 1)
         verdict.expect(daemon.stop() == 0, "strace: did not stop cleanly")
     except AssertionError as failed:
         verdict.expect(False, f"strace: {failed}")
@@ -87,7 +89,8 @@ def every(orders: Orders) -> list[tuple[str, str, int]]:
     return kinds
 
 
-def one_case(verdict: Verdict, daemon: DaemonProcess, case: Case) -> None:
+def one_case(verdict: Verdict, daemon: DaemonProcess, case: Case) -> bool:
+    """Whether anything failed."""
     work, names = Work(), Names(daemon.home)
     with daemon.client("agent") as client, daemon.client(host=True) as host:
         run = start_run(client)
@@ -106,6 +109,7 @@ def one_case(verdict: Verdict, daemon: DaemonProcess, case: Case) -> None:
     # The connection's end ends what is still open, a moment later.
     until(lambda: all(ends(daemon.home, each) for each in work.turns), f"{case}: the runs end")
     judge_files(verdict, daemon.home, work, str(case))
+    return struck > 0
 
 
 class Names:

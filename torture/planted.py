@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from car_trio.__main__ import main
-from car_trio.nursery import connection, supervisor
+from car_trio.nursery import connection, outbound, supervisor
 from car_trio.nursery.connection import Common
 from car_trio.nursery.dispatch import Dispatcher
 from car_trio.state.agents import Agents
@@ -71,6 +71,7 @@ DEFECTS: dict[str, Defect] = {
     "descriptor": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)))),
     "task": (supervisor, "admit", lambda: leaking(lambda common: common.spawn(trio.sleep_forever))),
     "memory": (supervisor, "admit", lambda: leaking(lambda _: kept.append(os.urandom(MUCH)))),
+    "hoarding": (outbound, "SOFT_LIMIT", lambda: outbound.HARD_LIMIT),
     "welcome": (connection, "judge", welcoming),
     "error": (Agents, "listed", failing),
     "twice": (Dispatcher, "_reply", lambda: answering(2)),

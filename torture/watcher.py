@@ -16,13 +16,11 @@ from typing import Any
 
 from tests.process.raw import TEXT, RawPeer, request
 
-MARK = b'"record":'
-
 _hurry = threading.Event()
 
 
 class SlowPeer(RawPeer):
-    """Takes so many bytes a second off its socket, and has little room for more."""
+    """Takes so many bytes a second off its socket."""
 
     rate = 0
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from car_trio.methods.context import Answer, Context, Subscription
+from car_trio.methods.context import Answer, Context, Daemon, Subscription, Waiting
 from car_trio.methods.traces import found, listing, snapshot, trace
 from car_trio.state.run import Run
 from car_trio.state.runs import unknown_run
@@ -220,10 +220,19 @@ async def remove(context: Context, ask: RemoveRuns) -> Answer:
     removed: list[str] = []
     freed = 0
     for row in rows:
-        if not ask.dry_run:
-            ticket = context.daemon.store.remove(row, "removed by hand")
-            await context.settled(ticket)
-            context.daemon.runs.forget(row)
-        removed.append(row.run_id)
-        freed += row.bytes
+        if ask.dry_run or await taken_off(context.daemon, context.waiting, row, "removed by hand"):
+            removed.append(row.run_id)
+            freed += row.bytes
     return Answer(RunsRemoved(removed, freed))
+
+
+async def taken_off(daemon: Daemon, waiting: Waiting, row: CatalogRow, why: str) -> bool:
+    """Removes the run that the row tells of. `False` when it is not there any more: rows are older than the removals
+    before theirs, and meanwhile somebody may have removed the run, or used its key again. Raises Refusal (-32011)."""
+    there = await waiting.in_thread(daemon.store.find, row.run_id)
+    if there is None or there.started_at != row.started_at:
+        return False
+    ticket = daemon.runs.removal(there, partial(daemon.store.remove, there, why))
+    if ticket is not None:
+        await waiting.settled(ticket)
+    return ticket is not None

@@ -27,6 +27,7 @@ from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.gate import Gate
 from car_trio.nursery.outbound import Post
+from car_trio.nursery.peer import settled
 from car_trio.state.runs import Lookup, RunRegistry
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
@@ -63,7 +64,8 @@ class Request(NamedTuple):
 
 
 class LookupDesk:
-    """Asks the catalog about runs that are not in memory. Everybody who asks for the same one waits for one answer."""
+    """Asks the catalog about runs that are not in memory. Everybody who asks for the same one waits for one answer, or
+    for the end of its removal."""
 
     def __init__(self, find: Callable[[str], CatalogRow | None], runs: RunRegistry) -> None:
         self._find = find
@@ -78,8 +80,12 @@ class LookupDesk:
             return
         asked = self._asked[run_id] = trio.Event()
         try:
-            row = await trio.to_thread.run_sync(self._find, run_id, abandon_on_cancel=True)
-            self._runs.remember(run_id, row)
+            removal = self._runs.ask(run_id)
+            if removal is None:
+                row = await trio.to_thread.run_sync(self._find, run_id, abandon_on_cancel=True)
+                self._runs.answer(run_id, row)
+            else:
+                await settled(removal)
         finally:
             del self._asked[run_id]
             asked.set()

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import trio
 
 from car_trio.methods.context import Daemon
+from car_trio.methods.runs import taken_off
 from car_trio.nursery.connection import Connection
 from car_trio.nursery.peer import WAITS
 from car_trio.nursery.storage import OpenStore
@@ -66,8 +67,7 @@ async def retention(daemon: Daemon, store: OpenStore) -> None:
     while True:
         now = store.look_at_clock()
         for row, why in await trio.to_thread.run_sync(store.expired, now):
-            await WAITS.settled(store.remove(row, why))
-            daemon.runs.forget(row)
+            await taken_off(daemon, WAITS, row, why)
             await trio.sleep(REMOVAL_PAUSE)
         await trio.to_thread.run_sync(store.drop_journals, set(daemon.sessions), now)
         await trio.sleep(RETENTION_SECONDS)

@@ -42,17 +42,23 @@ class Waits:
             await trio.lowlevel.checkpoint()
 
     async def settled(self, ticket: Ticket) -> None:
-        done = trio.Event()
-        outcome: list[Refusal] = []
+        refusal = await settled(ticket)
+        if refusal is not None:
+            raise refusal
 
-        def settle(refusal: Refusal | None) -> None:
-            outcome.extend([refusal] if refusal is not None else [])
-            done.set()
 
-        ticket.then(settle)
-        await done.wait()
-        if outcome:
-            raise outcome[0]
+async def settled(ticket: Ticket) -> Refusal | None:
+    """What the journal says of it, as soon as it does."""
+    done = trio.Event()
+    outcome: list[Refusal | None] = []
+
+    def settle(refusal: Refusal | None) -> None:
+        outcome.append(refusal)
+        done.set()
+
+    ticket.then(settle)
+    await done.wait()
+    return outcome[0]
 
 
 WAITS = Waits()

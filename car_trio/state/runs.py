@@ -5,18 +5,19 @@ catalog yet. A run keeps its counters, never its turns. Whatever changes a run d
 check, stamp, encode, hand to the journal. Turns become visible only when the journal calls back that they are true;
 that step moves the run's durable cursor and offers the records to its watchers, so live equals replay.
 
-A run that is not in memory is looked for on disk: a rule that needs it raises `Lookup`, whoever called it asks the
-catalog, tells the registry with `remember`, and calls the rule again.
+A run that is not in memory is looked for on disk (`absent.py`): a rule that needs it raises `Lookup`, whoever called it
+asks the catalog, tells the registry, and calls the rule again.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Literal
 
+from car_trio.state.absent import Absent
 from car_trio.state.run import Passage, Recorder, Run, Ticket, Watcher, from_row, passages
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, Cuts, TurnTooLarge, ended_line, stamped, started_line
@@ -38,7 +39,6 @@ from car_trio.wire.runs import (
 )
 
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-MAX_REMEMBERED = 1024
 MAX_STARTED = 10_000
 """How many runs a connection that speaks for no agent may read because it started them."""
 MAX_TOOL_NAMES = 256
@@ -83,7 +83,7 @@ class RunRegistry:
         self._default_agent = default_agent
         self._announce = publish
         self._runs: dict[str, Run] = {}
-        self._remembered: OrderedDict[str, Run | None] = OrderedDict()
+        self._absent = Absent()
         self._current: dict[str, Run] = {}
         self._started: dict[str, dict[str, None]] = {}
 
@@ -93,17 +93,29 @@ class RunRegistry:
     def open_count(self) -> int:
         return sum(run.is_open for run in self._runs.values())
 
-    def remember(self, run_id: str, row: CatalogRow | None) -> None:
-        """What the catalog said about a run that is not in memory; the newest answers are kept."""
-        self._remembered[run_id] = None if row is None else from_row(row)
-        self._remembered.move_to_end(run_id)
-        if len(self._remembered) > MAX_REMEMBERED:
-            self._remembered.popitem(last=False)
+    def ask(self, run_id: str) -> Ticket | None:
+        """The catalog is about to be asked about a run, for `answer`. With a ticket it need not be: the run is being
+        removed, until that is settled."""
+        return self._absent.ask(run_id)
 
-    def forget(self, row: CatalogRow) -> None:
-        """The run was removed from disk."""
-        self.remember(row.run_id, None)
-        self._announce("run.removed", RunRef(row.agent_id, row.run_id), row.status)
+    def answer(self, run_id: str, row: CatalogRow | None) -> None:
+        """What the catalog said about a run that was not in memory when it was asked."""
+        self._absent.answer(run_id, row)
+
+    def removal(self, row: CatalogRow, remove: Callable[[], Ticket]) -> Ticket | None:
+        """Has an ended run removed, which is known by its row on disk. `None`: that run is not there any more. Its id
+        may name another one by now, and nothing of that may be touched."""
+        if row.run_id in self._runs or not self._absent.is_still(row):
+            return None
+        ticket = remove()
+        self._absent.leaves(row.run_id, ticket)
+        ticket.then(partial(self._removed, row))
+        return ticket
+
+    def _removed(self, row: CatalogRow, refusal: Refusal | None) -> None:
+        self._absent.left(row.run_id, gone=refusal is None)
+        if refusal is None:
+            self._announce("run.removed", RunRef(row.agent_id, row.run_id), row.status)
 
     def end_orphan(self, row: CatalogRow) -> None:
         """A run that an earlier process left open and that could not be ended at boot: its end is handed to the
@@ -120,10 +132,8 @@ class RunRegistry:
         run = self._runs.get(run_id)
         if run is not None:
             return run
-        try:
-            return self._remembered[run_id]
-        except KeyError:
-            pass
+        with suppress(KeyError):
+            return self._absent.find(run_id)
         try:
             self._check_name(run_id)
         except Refusal:
@@ -236,7 +246,7 @@ class RunRegistry:
         run.intent, run.outcome_description = record.intent, record.outcome_description
         self._runs[ref.run_id] = run
         self._give(run, session)
-        self._remembered.pop(ref.run_id, None)
+        self._absent.appeared(ref.run_id)
         self._current[session.id] = run
         self._put(run, [line], partial(self._started_durably, run), must=False, row=run.row())
         return run
@@ -355,7 +365,7 @@ class RunRegistry:
     def _indexed(self, run: Run) -> None:
         """The catalog has the end: what is known of the run can be asked there from now on."""
         self._runs.pop(run.ref.run_id, None)
-        self.remember(run.ref.run_id, run.row())
+        self._absent.learn(run.ref.run_id, run.row())
 
     # Watching
 

@@ -137,7 +137,8 @@ class Layout:
             make_directory(disk, directory)
         mark = self.runs / ".nobackup"
         if not exists(disk, mark):
-            disk.close(disk.create(mark))
+            with suppress(FileExistsError):
+                disk.close(disk.create(mark))
 
 
 def exists(disk: Disk, path: Path) -> bool:
@@ -156,7 +157,10 @@ def make_directory(disk: Disk, path: Path) -> bool:
         if not disk.stat(path).directory:
             raise NotDirectoryError(path)
         return False
-    disk.make_directory(path)
+    try:
+        disk.make_directory(path)
+    except FileExistsError:  # made meanwhile by another process that starts
+        return make_directory(disk, path)
     try:
         disk.sync_directory(path.parent)
     except OSError:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from car_trio.state import absent
 from car_trio.state import run as run_module
 from car_trio.state import runs as runs_module
 from car_trio.state.run import Passage, from_row, passages
 from car_trio.state.runs import Lookup, RunRegistry, slug
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, TurnTooLarge, narrated
+from car_trio.store.tickets import RemovalTicket
 from car_trio.wire.errors import Refusal, storage_degraded
 from car_trio.wire.runs import AgentOutcome, CatalogRow, NarratedTurn, RunRef, StartRun
 
@@ -211,8 +213,14 @@ def keyed(registry, session, key="key", agent=None):
         return registry.start(session, StartRun("i", agent_id=agent, idempotency_key=key))
     except Lookup as question:
         assert question.run_id == key
-        registry.remember(key, None)
+        tell(registry, key, None)
         return registry.start(session, StartRun("i", agent_id=agent, idempotency_key=key))
+
+
+def tell(registry, run_id, row):
+    """What the catalog says."""
+    assert registry.ask(run_id) is None
+    registry.answer(run_id, row)
 
 
 def test_fifty_starts_with_one_key_make_one_run(registry, journal):
@@ -292,7 +300,7 @@ def test_turns_get_their_positions_whatever_was_sent(registry, journal):
 def test_nobody_but_the_owner_may_write_and_a_foreign_run_answers_like_an_unknown_one(registry):
     owner = bound("a")
     registry.start(owner, StartRun("i"))
-    registry.remember("nothing", None)
+    tell(registry, "nothing", None)
     host = Session("h", authenticated=True, host=True)
     for stranger in (bound("b"), unbound(), host):
         for bodies in (turns(1), turns(11), TurnTooLarge()):
@@ -384,7 +392,7 @@ def test_owner_starter_and_host_may_complete_and_for_others_the_run_does_not_exi
 def test_an_unknown_run_cannot_be_completed(registry):
     with pytest.raises(Lookup):
         registry.complete(bound("a"), "nothing", done())
-    registry.remember("nothing", None)
+    tell(registry, "nothing", None)
     with pytest.raises(Refusal, match="unknown run_id `nothing`"):
         registry.complete(bound("a"), "nothing", done())
 
@@ -458,7 +466,7 @@ def test_a_list_shows_what_is_durable_and_neither_turns_nor_an_end_on_their_way(
 
 def test_an_open_run_that_only_the_catalog_knows_is_joined_and_taken_from_nobody(registry):
     row = CatalogRow(run_id="k", agent_id="a", intent="i", started_at="t", status="in_progress", turn_count=0)
-    registry.remember("k", row)
+    tell(registry, "k", row)
     joined = registry.start(unbound("s"), StartRun("i", agent_id="a", idempotency_key="k"))
     assert (joined.ref.run_id, joined.session) == ("k", "s")
 
@@ -467,13 +475,13 @@ def test_an_open_run_that_only_the_catalog_knows_is_joined_and_taken_from_nobody
 
 
 def test_what_the_catalog_said_is_remembered_up_to_a_bound(registry, monkeypatch):
-    monkeypatch.setattr(runs_module, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(absent, "MAX_REMEMBERED", 2)
     row = CatalogRow(run_id="r1", agent_id="a", intent="i", started_at="t", status="completed", turn_count=3)
-    registry.remember("r1", row)
-    registry.remember("r2", None)
+    tell(registry, "r1", row)
+    tell(registry, "r2", None)
     assert registry.find("r1").turns == 3
     assert registry.find("r2") is None
-    registry.remember("r3", None)
+    tell(registry, "r3", None)
     with pytest.raises(Lookup):
         registry.find("r1")
 
@@ -508,11 +516,63 @@ def test_a_bound_connection_costs_nothing_for_each_run_that_it_has_ended(registr
     assert registry.readable(owner, "run-1") is not None
 
 
-def test_a_removed_run_does_not_exist_any_more(registry):
-    registry.forget(
-        CatalogRow(run_id="r1", agent_id="a", intent="i", started_at="t", status="completed", turn_count=3)
-    )
+# Removing
+
+ROW = CatalogRow(run_id="r1", agent_id="a", intent="i", started_at="t", status="completed", turn_count=3)
+
+
+def no_removal():
+    raise AssertionError("nothing is to be removed")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_run_that_is_being_removed_is_neither_there_nor_gone(registry, is_known):
+    if is_known:
+        tell(registry, "r1", ROW)
+    removal = registry.removal(ROW, RemovalTicket)
+    with pytest.raises(Lookup):
+        registry.find("r1")
+    assert registry.ask("r1") is removal
+    assert registry.removal(ROW, no_removal) is None
+    removal.settle(None)
     assert registry.find("r1") is None
+    assert registry.removal(ROW, no_removal) is None
+
+
+def test_a_removal_that_was_refused_can_be_asked_for_again(registry):
+    tell(registry, "r1", ROW)
+    registry.removal(ROW, RemovalTicket).settle(Refusal("the disk fails"))
+    assert registry.find("r1").turns == 3
+    assert registry.removal(ROW, RemovalTicket) is not None
+
+
+def test_a_run_that_has_the_id_of_one_that_was_to_be_removed_stays(registry, journal):
+    owner = bound("a")
+    run = keyed(registry, owner, "r1")
+    assert registry.removal(ROW, no_removal) is None
+    registry.complete(owner, "r1", done())
+    journal.flush(index=False)
+    assert registry.removal(ROW, no_removal) is None
+    journal.index()
+    assert registry.removal(ROW, no_removal) is None
+    assert registry.removal(run.row(), RemovalTicket) is not None
+
+
+def test_what_the_catalog_said_before_a_removal_is_not_believed_after_it(registry):
+    assert registry.ask("r1") is None
+    registry.removal(ROW, RemovalTicket).settle(None)
+    registry.answer("r1", ROW)
+    assert registry.find("r1") is None
+
+
+def test_what_the_catalog_said_before_a_start_is_not_believed_after_its_end(registry, journal):
+    owner = bound("a")
+    keyed(registry, owner, "r1")
+    registry.ask("r1")
+    registry.complete(owner, "r1", done())
+    journal.flush()
+    registry.answer("r1", None)
+    assert registry.find("r1").status == "completed"
 
 
 def test_reading_needs_the_owner_the_starter_or_the_host(registry):

@@ -9,10 +9,11 @@ import pytest
 from car_trio.nursery.framing import packed_frames
 from car_trio.nursery.subscriptions import RunSubscription
 from car_trio.state.run import Passage
+from tests.process.daemon_process import DaemonProcess
 from torture.loop import Watched, judge, longest_of, measure
 from torture.orders import Orders, Verdict
 from torture.schedules import difference, run_schedules
-from torture.watch import tell_ratio
+from torture.watch import sleepers, tell_ratio
 from torture.watched import PLANT
 
 RECORDED = [b'{"index":%d}' % index for index in range(5)]
@@ -65,6 +66,19 @@ def test_slow_watchers_that_cost_too_much_are_found() -> None:
     tell_ratio(fine, [1.0, 1.1, 0.9], [1.05, 1.1, 1.0])
     tell_ratio(slow, [1.0, 1.1, 0.9], [1.2, 1.3, 1.1])
     assert (len(fine.late), len(slow.late)) == (0, 1)
+
+
+@pytest.mark.parametrize("defect", ["", "hoarding"])
+def test_a_daemon_that_keeps_what_watchers_do_not_read_is_found(tmp_path: Path, defect: str) -> None:
+    environment = {"CAR_TRIO_RUNS_DURABILITY": "os"}
+    module = ("torture.planted", defect) if defect else ("car_trio",)
+    daemon = DaemonProcess(tmp_path / "home", environment=environment, module=module).start()
+    verdict = Verdict()
+    try:
+        sleepers(daemon, verdict)
+    finally:
+        daemon.clean_up()
+    assert any("while watchers do not read" in each for each in verdict.findings) == bool(defect)
 
 
 def test_a_block_is_judged_by_the_shortest_of_several_tries() -> None:

@@ -1,0 +1,108 @@
+"""Removals of runs whose ids are used again meanwhile (`runs.md` section 2, "remove", and section 3, retention)."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from car_trio.methods.runs import taken_off
+from car_trio.nursery.dispatch import LookupDesk
+from car_trio.nursery.duties import retention
+from car_trio.nursery.peer import WAITS
+from car_trio.store.tickets import RemovalTicket
+from tests.peer import House, Peer, open_house
+
+pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+async def ended(peer: Peer, key: str) -> None:
+    await peer.call("runs.start", {"intent": "first", "idempotency_key": key})
+    await peer.call("runs.complete", {"run_id": key, "outcome": {"status": "done"}})
+
+
+async def begun_anew(house: House, peer: Peer, key: str) -> None:
+    host = await house.peer(host=True)
+    assert (await host.call("runs.remove", {"run_ids": [key]}))["removed"] == [key]
+    await peer.call("runs.start", {"intent": "second", "idempotency_key": key})
+    assert (await peer.call("runs.record_turns", {"run_id": key, "turns": [{"prompt": "p"}]}))["ok"]
+
+
+async def intent_and_turns(peer: Peer, key: str) -> tuple[str, int]:
+    records = (await peer.call("runs.get_trace", {"run_id": key}))["records"]
+    return records[0]["intent"], len(records) - 1
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_removal_that_comes_late_leaves_the_run_alone_that_has_the_key_now(
+    tmp_path, autojump_clock, is_open
+):
+    async with open_house(tmp_path) as house:
+        peer = await house.peer("alice")
+        await ended(peer, "key")
+        row = house.daemon.store.find("key")
+        await begun_anew(house, peer, "key")
+        if not is_open:
+            await peer.call("runs.complete", {"run_id": "key", "outcome": {"status": "done"}})
+        assert not await taken_off(house.daemon, WAITS, row, "late")
+        assert await intent_and_turns(peer, "key") == ("second", 1 if is_open else 2)
+        assert len((tmp_path / "deleted-runs.jsonl").read_text().splitlines()) == 1
+
+
+async def test_of_two_removals_of_one_run_one_counts(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        await ended(await house.peer("alice"), "key")
+        hosts = [await house.peer(host=True) for _ in range(2)]
+        asked = [await host.request("runs.remove", {"run_ids": ["key"]}) for host in hosts]
+        replies = [await host.reply(request) for host, request in zip(hosts, asked, strict=True)]
+        assert sorted(reply["removed"] for reply in replies) == [[], ["key"]]
+        assert len((tmp_path / "deleted-runs.jsonl").read_text().splitlines()) == 1
+
+
+async def test_retention_leaves_a_run_alone_that_has_the_key_of_one_it_found(
+    tmp_path, autojump_clock, monkeypatch
+):
+    async with open_house(tmp_path, runs={"max_per_agent": 1}) as house:
+        peer = await house.peer("alice")
+        for key in ("key", "newer"):
+            await ended(peer, key)
+        found = house.store.expired(house.store.look_at_clock())
+        assert [row.run_id for row, _ in found] == ["key"]
+        monkeypatch.setattr(type(house.store), "expired", lambda *_: found)
+        await begun_anew(house, peer, "key")
+        with trio.move_on_after(10):
+            await retention(house.daemon, house.store)
+        assert await intent_and_turns(peer, "key") == ("second", 1)
+
+
+async def test_a_start_with_the_key_of_a_run_that_is_being_removed_waits_and_makes_a_new_one(
+    tmp_path, autojump_clock
+):
+    async with open_house(tmp_path) as house:
+        peer = await house.peer("alice")
+        await ended(peer, "key")
+        runs, row, removal = house.daemon.runs, house.daemon.store.find("key"), RemovalTicket()
+        assert runs.removal(row, lambda: removal) is removal
+        start = await peer.request("runs.start", {"intent": "second", "idempotency_key": "key"})
+        await trio.testing.wait_all_tasks_blocked()
+        assert runs.open_count == 0
+        removal.settle(None)
+        assert (await peer.reply(start))["run_id"] == "key"
+        assert (runs.open_count, runs.find("key").intent) == (1, "second")
+
+
+async def test_what_the_catalog_said_of_a_run_that_was_removed_meanwhile_is_not_believed(
+    tmp_path, autojump_clock
+):
+    async with open_house(tmp_path) as house:
+        await ended(await house.peer("alice"), "key")
+        runs, row = house.daemon.runs, house.daemon.store.find("key")
+        runs._absent._known.clear()
+
+        def find(run_id: str):
+            runs._absent.leaves(run_id, house.store.remove(row, "meanwhile"))
+            runs._absent.left(run_id, gone=True)
+            return row
+
+        await LookupDesk(find, runs).ask("key")
+        assert runs.find("key") is None
