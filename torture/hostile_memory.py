@@ -182,7 +182,7 @@ KINDS: list[Callable[[House, int], Awaitable[Peer]]] = [
     as_page,
     as_stranger,
 ]
-SET_UP = {as_agent: 3, as_host: 1}
+SET_UP: dict[object, int] = {as_agent: 3, as_host: 1}
 """How many right calls each begins with."""
 
 

@@ -20,12 +20,14 @@ _ABSENT: Final = object()
 
 
 class ToolFailed(Exception):  # noqa: N818 - what a tool says, not a defect of ours
-    """An attempt without a result. `terminal`: do not retry, abort the proposal whatever the action says."""
+    """An attempt without a result. `terminal`: do not retry, abort the proposal whatever the action says; `is_lasting`:
+    only do not retry."""
 
-    def __init__(self, message: str, terminal: bool = False) -> None:
+    def __init__(self, message: str, terminal: bool = False, *, is_lasting: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.terminal = terminal
+        self.is_lasting = is_lasting
 
 
 class State(Protocol):

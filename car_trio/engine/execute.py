@@ -334,7 +334,8 @@ class Execution:
 
     async def _may_retry(self, action: Action, failure: ToolFailed, attempt: int) -> bool:
         """Pause before the next attempt, if there is to be one. An abort meanwhile means there is none."""
-        if failure.terminal or action.failure_behavior != "retry" or attempt > action.max_retries:
+        is_last = failure.terminal or failure.is_lasting or attempt > action.max_retries
+        if is_last or action.failure_behavior != "retry":
             return False
         self._event("action_retrying", action, {"attempt": attempt + 1, "error": failure.message})
         with trio.move_on_after(_pause_before(attempt)):

@@ -25,7 +25,7 @@ import msgspec
 
 from car_trio.engine.explain import Misfit, misfit, pointer, syntax_error
 from car_trio.engine.values import MAX_DEPTH, is_list, is_object, too_deep
-from car_trio.wire.frames import is_utf8
+from car_trio.wire.frames import DEEPEST_VALUE, is_utf8
 from car_trio.wire.pieces import Repeated, TooMany, at_once, decoded_in_steps, most_containers
 from car_trio.wire.proposals import Action, Proposal
 
@@ -55,10 +55,11 @@ class _Twice:
         self.key = key
 
 
-def parse(proposal: Any, prefix: str = PREFIX) -> Proposal:
-    """The proposal with every default filled in. Raises `InvalidProposal`."""
+def parse(proposal: Any, prefix: str = PREFIX, deepest: int = _DEEPEST) -> Proposal:
+    """The proposal with every default filled in; its values nest at most so deep. Raises `InvalidProposal`."""
     try:
-        return _normalised(_decode(proposal), _may_be_deep(proposal))
+        decoded = _decode(proposal)
+        return _normalised(decoded, deepest if _may_be_deep(proposal, deepest) else None)
     except Misfit as reason:
         raise InvalidProposal(f"{prefix}{reason}") from None
     except RecursionError:
@@ -66,10 +67,11 @@ def parse(proposal: Any, prefix: str = PREFIX) -> Proposal:
 
 
 def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
-    """Like `parse`, for bytes from outside: also refuses a duplicate key anywhere in them."""
+    """Like `parse`, for bytes from outside: also refuses a duplicate key anywhere in them, and values that nest too
+    deep to come back to who sent them."""
     if len(raw) > LARGE_BYTES and _is_json(raw):
         return _parse_large(raw, prefix)
-    proposal = parse(raw, prefix)
+    proposal = parse(raw, prefix, DEEPEST_VALUE)
     if len(raw) <= _SHORT and _is_as_we_write(raw):
         return proposal
     try:
@@ -92,14 +94,14 @@ def _is_as_we_write(raw: bytes) -> bool:
         return False
 
 
-def _may_be_deep(proposal: Any) -> bool:
+def _may_be_deep(proposal: Any, deepest: int) -> bool:
     """Whether values can nest too deeply: not in a text with fewer brackets than that. Of a long one it is faster to
     look at the values."""
     if not isinstance(proposal, (str, bytes, bytearray)) or len(proposal) > _SHORT:
         return True
     if isinstance(proposal, str):
-        return proposal.count("{") + proposal.count("[") > _DEEPEST
-    return proposal.count(b"{") + proposal.count(b"[") > _DEEPEST
+        return proposal.count("{") + proposal.count("[") > deepest
+    return proposal.count(b"{") + proposal.count(b"[") > deepest
 
 
 def _is_json(raw: bytes) -> bool:
@@ -214,18 +216,18 @@ def _reason(proposal: Any) -> Misfit:
     return misfit(document) or Misfit("invalid value at /")
 
 
-def _normalised(proposal: Proposal, may_be_deep: bool = True) -> Proposal:
-    if may_be_deep:
-        _bound_depth(proposal)
+def _normalised(proposal: Proposal, deepest: int | None = DEEPEST_VALUE) -> Proposal:
+    if deepest is not None:
+        _bound_depth(proposal, deepest)
     timestamp = utc(proposal.timestamp)
     if timestamp == proposal.timestamp:
         return proposal
     return msgspec.structs.replace(proposal, timestamp=timestamp)
 
 
-def _bound_depth(proposal: Proposal) -> None:
+def _bound_depth(proposal: Proposal, deepest: int) -> None:
     for place, action in enumerate(proposal.actions):
-        if any(too_deep(value, _DEEPEST) for value in action.free_form()):
+        if any(too_deep(value, deepest) for value in action.free_form()):
             raise Misfit(f"recursion limit exceeded at /actions/{place}")
     if too_deep(proposal.context, MAX_DEPTH - 1):
         raise Misfit("recursion limit exceeded at /context")

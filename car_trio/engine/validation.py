@@ -21,10 +21,10 @@ import msgspec
 
 from car_trio.engine.schemas import schema_problems
 from car_trio.engine.values import is_list, is_object
+from car_trio.wire.frames import DEEPEST_VALUE
 from car_trio.wire.parts import encoded_parts
 
 MAX_BYTES: Final = 256 * 1024
-MAX_DEPTH: Final = 128
 MAX_PATTERNS: Final = 64
 MAX_PLACES: Final = 5_000
 """Places of a schema with every reference put in place."""
@@ -140,8 +140,8 @@ class _Measure:
         self.places += 1
         if self.places > MAX_PLACES:
             raise BadSchema(f"has more than {MAX_PLACES} places when its references are put in place")
-        if depth > MAX_DEPTH:
-            raise BadSchema(f"nests more than {MAX_DEPTH} deep")
+        if depth > DEEPEST_VALUE:
+            raise BadSchema(f"nests more than {DEEPEST_VALUE} deep")
         self._within.append(id(place))
         for inner in _members(place):
             self._walk(inner, depth + 1)

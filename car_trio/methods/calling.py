@@ -15,8 +15,8 @@ from car_trio.engine.execute import ToolFailed
 from car_trio.engine.values import identity
 from car_trio.methods.context import CallbackTimedOut, ChannelClosed, Context
 from car_trio.state.tools import Offer
-from car_trio.wire.frames import ErrorObject, encode
-from car_trio.wire.pieces import read_in_steps
+from car_trio.wire.frames import DEEPEST_VALUE, ErrorObject, encode
+from car_trio.wire.pieces import TooDeep, read_in_steps
 from car_trio.wire.proposals import Action, Proposal
 
 LARGE_BYTES = 64 * 1024
@@ -115,20 +115,21 @@ class Caller:
                 backstop=patience,
             )
         except ChannelClosed:
-            raise ToolFailed(f"tool '{action.tool}' callback channel closed") from None
+            raise ToolFailed(f"tool '{action.tool}' callback channel closed", is_lasting=True) from None
         except CallbackTimedOut as late:
             raise self._timed_out(action, late.seconds) from None
         if isinstance(answer, ErrorObject):
             raise ToolFailed(answer.message, answer.is_terminal)
         try:
             await self._read(bytes(answer))
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, TooDeep) as error:
             raise ToolFailed(f"invalid tool result JSON: {error or 'nested too deeply'}") from None
         return answer
 
     async def _read(self, answer: bytes) -> None:
-        if len(answer) > LARGE_BYTES:
-            await self._context.in_steps(read_in_steps(answer))
+        may_be_deep = answer.count(b"[") + answer.count(b"{") > DEEPEST_VALUE
+        if may_be_deep or len(answer) > LARGE_BYTES:
+            await self._context.in_steps(read_in_steps(answer, DEEPEST_VALUE))
         else:
             msgspec.json.decode(answer)
 

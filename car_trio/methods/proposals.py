@@ -32,7 +32,8 @@ from car_trio.wire.frames import encode
 from car_trio.wire.proposals import Action, Proposal
 from car_trio.wire.tools import SubmitProposal
 
-SHOWN_FINGERPRINTS = 16
+SHOWN_CHARACTERS = 64 * 1024
+"""Of fingerprints, in all rows of a refused plan together; but a row always names one."""
 MAX_ACTIONS = 10_000
 """Of one plan: what is decided about all of them at once has to be bounded."""
 
@@ -174,10 +175,15 @@ class Doorman:
         if not marks:
             return None
         tier = self._context.session.tier
-        more = f" and {len(marks) - SHOWN_FINGERPRINTS} more" if len(marks) > SHOWN_FINGERPRINTS else ""
+        room, shown = SHOWN_CHARACTERS // len(rows), 1
+        while shown < len(marks) and sum(map(len, marks[: shown + 1])) <= room:
+            shown += 1
+        more = (
+            f" and {len(marks) - shown} more, which permission.evaluate tells" if len(marks) > shown else ""
+        )
         return (
             f"permission gate: {len(marks)} actions are above the session's tier '{tier}' or need a human; "
-            f"approve with permission.approve and submit again: {', '.join(marks[:SHOWN_FINGERPRINTS])}{more}"
+            f"approve with permission.approve and submit again: {', '.join(marks[:shown])}{more}"
         )
 
     def reasons(self, action: Action) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET, Raw
 
-from car_trio.engine.values import MAX_DEPTH, too_deep
+from car_trio.engine.values import too_deep
 from car_trio.methods.context import Context
 from car_trio.state.values import LARGE_BYTES, Values
 from car_trio.wire.errors import invalid_params
+from car_trio.wire.frames import DEEPEST_VALUE
 from car_trio.wire.parts import encoded_parts, joined_in_steps
 from car_trio.wire.pieces import TooDeep, TooMany, most_containers, read_in_steps
 from car_trio.wire.session import SetState, StateKey, WholeState
@@ -36,7 +37,7 @@ def large(context: Context, ask: SetState) -> Generator[None, None, Setting]:
     if len(raw) <= LARGE_BYTES:
         return small(context, ask)
     try:
-        yield from read_in_steps(raw, MAX_DEPTH, most_containers(len(raw)))
+        yield from read_in_steps(raw, DEEPEST_VALUE, most_containers(len(raw)))
     except (TooDeep, TooMany) as error:
         raise invalid_params(f"state.set: value {error}") from None
     except msgspec.ValidationError as error:
@@ -51,8 +52,8 @@ def small(context: Context, ask: SetState) -> Setting:
         raise invalid_params(
             f"state.set: value cannot be read back: {error or 'nested too deeply'}"
         ) from None
-    if too_deep(value, MAX_DEPTH):
-        raise invalid_params(f"state.set: value nests more than {MAX_DEPTH} deep")
+    if too_deep(value, DEEPEST_VALUE):
+        raise invalid_params(f"state.set: value nests more than {DEEPEST_VALUE} deep")
     return Setting(ask, value)
 
 

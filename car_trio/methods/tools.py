@@ -10,11 +10,12 @@ from collections.abc import Generator, Iterator
 from msgspec import Raw
 
 from car_trio.engine.validation import BadSchema, ParameterCheck
+from car_trio.engine.values import too_deep
 from car_trio.methods.context import Context
 from car_trio.state.policies import outgrows
 from car_trio.state.tools import MAX_TOOL_BYTES, Offer, check_tool
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.frames import encode
+from car_trio.wire.frames import DEEPEST_VALUE, encode
 from car_trio.wire.parts import joined_in_steps
 from car_trio.wire.session import NoParams
 from car_trio.wire.tools import Tool, Unregistered, UnregisterTool
@@ -35,6 +36,10 @@ def _offer(tool: Tool) -> Offer:
     is_huge = outgrows([tool.parameters, tool.returns], MAX_TOOL_BYTES)
     size = MAX_TOOL_BYTES + 1 if is_huge else len(encode(tool))
     check_tool(tool, size)
+    if too_deep(tool.returns, DEEPEST_VALUE):
+        raise invalid_params(
+            f"tools.register: returns of '{tool.name[:80]}' nests more than {DEEPEST_VALUE} deep"
+        )
     try:
         check = ParameterCheck(tool.name, tool.parameters) if tool.parameters else None
     except BadSchema as error:

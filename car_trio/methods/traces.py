@@ -124,8 +124,6 @@ def listing(store: Store, newer: list[CatalogRow], ask: ListRuns) -> Raw:
 
 
 def found(store: Store, newer: list[CatalogRow], ask: SearchRuns) -> Raw:
-    """`runs.search`: what the catalog finds. A run's counts come from the registry where it is in memory."""
-    page, next_cursor = store.search(ask)
-    known = {row.run_id: row for row in newer}
-    rows = [known.get(row.run_id, row) for row in page]
+    """`runs.search`: what the catalog finds, with what the registry knows better laid over it."""
+    rows, next_cursor = store.search(ask, newer)
     return Raw(encode(RunsFound([row.in_list() for row in rows], next_cursor)))

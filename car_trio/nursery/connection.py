@@ -285,10 +285,11 @@ class Connection:
         """Whether it has requests under way or a far client; of the others nothing is to be said or asked."""
         return self.is_remote or (self._dispatcher is not None and bool(self._dispatcher.in_flight))
 
-    def beat(self, now: float) -> None:
-        """Called every few seconds: says that long calls go on, and that a remote client is still there."""
+    def beat(self, before: float, now: float) -> None:
+        """Called every few seconds, the last time `before`: says that long calls go on, and that a remote client is
+        still there."""
         if self._dispatcher is not None:
-            self._dispatcher.progress(now)
+            self._dispatcher.progress(before, now)
         if self.is_remote and self.is_known:
             silent = now - self._socket.last_heard
             if silent > 2 * self._common.config.server.ping_seconds:

@@ -375,10 +375,12 @@ class Dispatcher:
         if self.is_stopping and not self.in_flight:
             self._close(1001, "daemon is stopping")
 
-    def progress(self, now: float) -> None:
-        """Tells the client about requests that have waited for long, so that it goes on waiting."""
+    def progress(self, before: float, now: float) -> None:
+        """Tells the client about requests that have waited for another ten seconds since it was told before, so that it
+        goes on waiting."""
         for request in self.in_flight.values():
-            if request.id is not None and now - request.began >= PROGRESS_SECONDS:
+            waited, told = now - request.began, before - request.began
+            if request.id is not None and waited // PROGRESS_SECONDS > max(0.0, told) // PROGRESS_SECONDS:
                 self._post(notification("infer.progress", {"id": Raw(request.id)}))
 
 

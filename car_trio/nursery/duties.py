@@ -21,7 +21,7 @@ from car_trio.state.runs import RunRegistry
 LOG = logging.getLogger("car_trio.duties")
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-BEAT_SECONDS = 10.0
+BEAT_SECONDS = 2.0
 RETENTION_SECONDS = 3600.0
 REMOVAL_PAUSE = 0.05
 
@@ -75,11 +75,13 @@ async def retention(daemon: Daemon, store: OpenStore) -> None:
 
 async def heartbeat(connections: Iterable[Connection]) -> None:
     """Every few seconds: long calls say that they go on, silent remote clients are asked or cut."""
+    before = trio.current_time()
     while True:
         await trio.sleep(BEAT_SECONDS)
         now = trio.current_time()
         for connection in [each for each in connections if each.wants_a_beat]:
-            connection.beat(now)
+            connection.beat(before, now)
+        before = now
 
 
 async def deadlines(daemon: Daemon) -> None:

@@ -139,8 +139,8 @@ class OpenStore:
         """What was moved aside from the end of the run's files, at a boot after a crash."""
         return torn_bytes(self._disk, self._layout, ref)
 
-    def search(self, ask: SearchRuns) -> tuple[list[CatalogRow], str | None]:
-        return self._index.search(ask)
+    def search(self, ask: SearchRuns, newer: list[CatalogRow]) -> tuple[list[CatalogRow], str | None]:
+        return self._index.search(ask, newer)
 
     def removable(self, run_ids: Sequence[str], older_than: str | None) -> list[CatalogRow]:
         """The ended runs that are named and ended before `older_than`, as far as either is given."""

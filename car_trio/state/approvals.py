@@ -62,10 +62,12 @@ NO_LISTENER = "the program that asked has to follow them with host.subscribe to 
 
 @dataclass(slots=True, eq=False)
 class Approval:
-    """A pending row. `about` is the connection that asked; `ended`, of a call that waits, is told the end once."""
+    """A pending row. `about` is the connection that asked, and `agent` whose that is; `ended`, of a call that waits, is
+    told the end once."""
 
     row: ApprovalRow
     about: str
+    agent: str | None
     deadline: float
     ended: Callable[[ApprovalRow], None] | None
 
@@ -177,7 +179,7 @@ class Approvals:
             details_sha256=digest(bytes(details)),
             undecidable=UNHEARD if client_id is not None and session.is_agent else UNSET,
         )
-        self._pending[row.id] = Approval(row, session.id, deadline, ended)
+        self._pending[row.id] = Approval(row, session.id, session.agent_id, deadline, ended)
         self._rows[row.id] = row
         if deadline < math.inf:
             self._due(deadline)
@@ -186,11 +188,16 @@ class Approvals:
         return row.id
 
     def _check_room(self, session: Session) -> None:
-        mine = sum(approval.about == session.id for approval in self._pending.values())
+        # An agent's connections count together: what nobody owns stays when the connection goes, and an agent that
+        # comes again and again must not fill the table.
+        agent = session.agent_id
+        mine = sum(
+            approval.about == session.id or (agent is not None and approval.agent == agent)
+            for approval in self._pending.values()
+        )
         if mine >= MAX_PENDING_PER_CONNECTION:
-            raise invalid_params(
-                f"this connection has {mine} pending approvals; wait until some are answered"
-            )
+            whose = "this connection" if agent is None else f"agent '{agent}'"
+            raise invalid_params(f"{whose} has {mine} pending approvals; wait until some are answered")
         if len(self._pending) >= MAX_PENDING:
             raise invalid_params(f"{MAX_PENDING} approvals are pending; try again when some are answered")
 
@@ -245,7 +252,7 @@ class Approvals:
             )
 
     def _ask_owner(self, session: Session, row: ApprovalRow, owner: str, resolution: str) -> ApprovalRow:
-        if not self._events.is_watched_by(owner):
+        if row.undecidable is not UNSET or not self._events.is_watched_by(owner):
             why = NO_LISTENER if row.undecidable is UNSET else row.undecidable
             raise Refusal(
                 f"approval '{row.id}' is owned by session '{owner}' which is not currently connected to the host "

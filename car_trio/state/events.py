@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from car_trio.state.session import Session
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.frames import notification
+from car_trio.wire.frames import DEEPEST_VALUE, notification
 from car_trio.wire.host import HostEvent
 from car_trio.wire.pieces import TooDeep, at_once, read_in_steps
 
@@ -26,10 +26,6 @@ KEPT_EVENTS = 500
 SHOWN_EVENTS = 100
 MAX_PAYLOAD_BYTES = 64 * 1024
 """Of an event's payload or message, and of what an agent says about itself."""
-
-
-MAX_DEPTH = 128
-"""What is passed on may nest so deep; the readers of the real clients take no more."""
 
 
 def bounded(where: str, raw: Raw | UnsetType, most: int = MAX_PAYLOAD_BYTES) -> Raw:
@@ -45,10 +41,10 @@ def readable(where: str, raw: Raw | UnsetType, most: int) -> Generator[None, Non
     if len(payload) > most:
         raise invalid_params(f"{where} has {len(payload)} bytes, at most {most} are possible; shorten it")
     try:
-        if len(payload) <= 2 * MAX_DEPTH:  # it cannot nest deeper
+        if len(payload) <= 2 * DEEPEST_VALUE:  # it cannot nest deeper
             msgspec.json.decode(payload)
         else:
-            yield from read_in_steps(payload, MAX_DEPTH)
+            yield from read_in_steps(payload, DEEPEST_VALUE)
     except (msgspec.MsgspecError, TooDeep) as error:
         raise invalid_params(f"{where} cannot be read back: {error}") from None
     return Raw(payload)

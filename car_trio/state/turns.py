@@ -17,8 +17,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from car_trio.wire.errors import invalid_params
-from car_trio.wire.frames import Json, encode
-from car_trio.wire.pieces import PIECE_BYTES, block, may_be_unreadable
+from car_trio.wire.frames import DEEPEST_VALUE, Json, encode
+from car_trio.wire.pieces import PIECE_BYTES, TooDeep, at_once, block, may_be_unreadable, read_in_steps
 from car_trio.wire.runs import (
     AgentOutcome,
     CliOutcome,
@@ -93,6 +93,8 @@ def cut_raw(raw: Raw, path: str, cuts: Cuts, *, is_ours: bool = False) -> Raw:
     if kept > MAX_LINE_BYTES:
         # It will be replaced by a mark, unread, or its record refused.
         return raw
+    if not is_ours:
+        _bound_depth(whole, path)
     if may_have_long:
         before = len(cuts)
         cut = cut_value(_decoded(whole, path), path, cuts)
@@ -102,6 +104,14 @@ def cut_raw(raw: Raw, path: str, cuts: Cuts, *, is_ours: bool = False) -> Raw:
         _decoded(whole, path)
     # A line break between tokens is legal JSON but would end the record's line early.
     return Raw(msgspec.json.format(whole, indent=-1)) if b"\n" in whole or b"\r" in whole else raw
+
+
+def _bound_depth(whole: bytes, path: str) -> None:
+    if whole.count(b"[") + whole.count(b"{") > DEEPEST_VALUE:
+        try:
+            at_once(read_in_steps(whole, DEEPEST_VALUE))
+        except (msgspec.MsgspecError, TooDeep) as error:
+            raise invalid_params(f"{path} cannot be read back: {error}") from None
 
 
 def _decoded(whole: bytes, path: str) -> Json:
@@ -274,13 +284,21 @@ def _encoded(turn: Turn, received: dict[str, Raw | UnsetType]) -> Body:
     return Body(None if turn.tool is UNSET else turn.tool, line[len(_BEFORE_INDEX) + 1 :])
 
 
+def _whole(sent: Raw | str) -> bytes:
+    """What a digest is of: the text of a string, of anything else the JSON as it came."""
+    if isinstance(sent, str):
+        return sent.encode()
+    text = _text(sent)
+    return bytes(sent) if text is None else text.encode()
+
+
 def _replace(turn: Turn, name: str, received: Raw | UnsetType) -> None:
     value: Raw | str | UnsetType = getattr(turn, name)
     if value is UNSET:
         return
     cuts = {} if turn.truncated is UNSET else turn.truncated
     # The digest is of what was sent: a prompt that was cut before has left it already.
-    whole = value.encode() if isinstance(value, str) else bytes(value if received is UNSET else received)
+    whole = _whole(received if isinstance(received, Raw) else value)
     kept = {path: cut for path, cut in cuts.items() if not path.startswith(f"{name}/")}
     turn.truncated = {**kept, name: cuts.get(name) or _cut_of(whole)}
     setattr(turn, name, FIELD_MARK if isinstance(value, str) else Raw(encode(FIELD_MARK)))

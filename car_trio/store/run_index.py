@@ -39,8 +39,15 @@ class RunIndex:
         """The run with this id, whoever owns it."""
         return self._ask(lambda reader: reader.find(run_id), lambda: self._find_file(run_id))
 
-    def search(self, ask: SearchRuns) -> _Paged:
-        """The runs that match all that is asked, newest first, and the cursor of the next page."""
+    def search(self, ask: SearchRuns, newer: _Rows | None = None) -> _Paged:
+        """The runs that match all that is asked, newest first, and the cursor of the next page. `newer` rows are laid
+        over what is found, as by `list`."""
+        found, next_cursor = self._searched(ask)
+        if not newer:
+            return found, next_cursor
+        return overlaid(found, next_cursor, newer, matching(newer, ask), ask.cursor, ask.limit)
+
+    def _searched(self, ask: SearchRuns) -> _Paged:
 
         def in_catalog(reader: CatalogReader) -> _Paged:
             found = reader.search(
@@ -73,7 +80,7 @@ class RunIndex:
         """The runs of an agent, newest first, and the cursor of the next page. `newer` rows are laid over what is
         found: the caller knows them better, or before the catalog does."""
         found, next_cursor = self._listed(agent_id, cursor, limit)
-        return overlaid(found, next_cursor, newer, cursor, limit) if newer else (found, next_cursor)
+        return overlaid(found, next_cursor, newer, newer, cursor, limit) if newer else (found, next_cursor)
 
     def _listed(self, agent_id: str, cursor: str | None, limit: int | None) -> _Paged:
 
@@ -136,13 +143,15 @@ def matching(rows: Iterable[CatalogRow], ask: SearchRuns) -> _Rows:
 
 
 def overlaid(
-    found: _Rows, next_cursor: str | None, newer: _Rows, cursor: str | None, limit: int | None
+    found: _Rows, next_cursor: str | None, known: _Rows, wanted: _Rows, cursor: str | None, limit: int | None
 ) -> _Paged:
-    """A page of the catalog with better known rows in it: each where it belongs, none twice, none on two pages."""
-    rows = {row.run_id: row for row in found}
+    """A page of the catalog with better known rows in it, those of them that are wanted: each where it belongs, none
+    twice, none on two pages."""
+    better = {row.run_id for row in known}
+    rows = {row.run_id: row for row in found if row.run_id not in better}
     after = None if cursor is None else decode_cursor(cursor)
     last = _place(found[-1]) if next_cursor is not None else None
-    for row in newer:
+    for row in wanted:
         if (after is None or _place(row) < after) and (last is None or _place(row) >= last):
             rows[row.run_id] = row
     return _cut(sorted(rows.values(), key=_place, reverse=True), limit, next_cursor)

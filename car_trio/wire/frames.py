@@ -17,6 +17,10 @@ from car_trio.wire.errors import INVALID_REQUEST, PARSE_ERROR, Refusal
 MAX_ID_BYTES = 256
 """An id is echoed in every reply and kept while the request runs; a client that needs more is not one."""
 
+DEEPEST_VALUE = 112
+"""How deep a value of a client's may nest. The readers of the real clients take 127 levels of a message and drop what
+is deeper without a word, and a reply or an event has up to a dozen levels around a value."""
+
 NULL = b"null"
 TRUE = Raw(b"true")
 

@@ -16,6 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from car_trio.methods.table import METHODS
+from car_trio.state.approvals import KEPT_SECONDS
 from tests.daemon.access_table import WHO, Row, rows
 from tests.peer import HOST_TOKEN, TOKEN, Closed, House, PageDoor, Peer, open_house
 
@@ -323,6 +324,7 @@ async def world(house: House, who: str) -> AsyncGenerator[World]:
         nursery.cancel_scope.cancel()
     for peer in {alice, free, caller}:
         await peer.drop()
+    house.daemon.host.approvals.expire(trio.current_time() + KEPT_SECONDS)  # also what nobody owns
     await trio.sleep(1)
 
 

@@ -125,6 +125,20 @@ async def test_a_client_is_kept_waiting_by_progress_notes_every_ten_seconds(tmp_
         await peer.reply(submitted)
 
 
+@pytest.mark.parametrize("after", [0.1, 1.9, 5.0])
+async def test_the_first_progress_note_comes_soon_after_ten_seconds_and_the_others_as_often(
+    tmp_path, autojump_clock, after
+):
+    async with open_house(tmp_path) as house:
+        peer = await with_tool(house)
+        await trio.sleep(after)
+        await peer.request("proposal.submit", plan({}))
+        began = trio.current_time()
+        for number in (1, 2, 3):
+            await peer.notification("infer.progress")
+            assert 10 * number <= trio.current_time() - began < 10 * number + 2.1
+
+
 async def test_the_handler_deadline_abandons_the_submit_records_what_is_final_and_cancels_the_call(
     tmp_path, autojump_clock
 ):
@@ -215,6 +229,9 @@ async def test_retries_of_a_vanished_client_do_not_outlive_the_grace(tmp_path, a
         await peer.drop()
         await trio.sleep(0.3)
         assert house.status(run_id) == "incomplete"
+        host = await house.peer(host=True)
+        turn, _ = (await host.call("runs.get_trace", {"run_id": run_id}))["records"][1:]
+        assert turn["error"] == "tool 't' callback channel closed"  # and no pause before another try
 
 
 async def test_replies_to_nobody_are_dropped_and_counted(tmp_path, autojump_clock):

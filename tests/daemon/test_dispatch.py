@@ -13,6 +13,8 @@ from car_trio.methods.table import METHODS
 from car_trio.nursery.connection import Connection
 from car_trio.nursery.dispatch import Dispatcher
 from car_trio.nursery.duties import BEAT_SECONDS
+from car_trio.state.runs import RunRegistry
+from car_trio.store.catalog import CatalogWriter
 from car_trio.wire.session import NoParams
 from tests.peer import HOST_TOKEN, TOKEN, Refused, open_house
 
@@ -354,6 +356,36 @@ async def test_runs_are_listed_newest_first_while_open_and_after_and_searched_by
             await host.call("runs.search", {"since": "yesterday"})
 
 
+async def test_a_search_finds_what_was_acknowledged_whatever_the_catalog_knows_yet(
+    tmp_path, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(CatalogWriter, "write", lambda *_, **__: None)  # it is behind
+    async with open_house(tmp_path) as house:
+        peer, host = await house.peer("alice"), await house.peer(host=True)
+        for key in ("old", "new"):
+            await peer.call("runs.start", {"intent": f"Paint the {key} door", "idempotency_key": key})
+            await peer.call("runs.record_turns", {"run_id": key, "turns": [{"tool": f"brush-{key}"}]})
+
+        async def found(**ask) -> list[str]:
+            return [run["run_id"] for run in (await host.call("runs.search", ask))["runs"]]
+
+        assert await found(query="door") == ["new", "old"]
+        assert await found(tool="brush-old") == await found(query="brush-old") == ["old"]
+        assert await found(status="completed") == []
+
+
+async def test_a_search_shows_no_run_whose_status_is_another_by_now(tmp_path, autojump_clock, monkeypatch):
+    async with open_house(tmp_path) as house:
+        peer, host = await house.peer("alice"), await house.peer(host=True)
+        await peer.call("runs.start", {"intent": "x", "idempotency_key": "key"})
+        monkeypatch.setattr(CatalogWriter, "write", lambda *_, **__: None)
+        monkeypatch.setattr(RunRegistry, "_indexed", lambda *_: None)
+        await peer.call("runs.complete", {"run_id": "key", "outcome": {"status": "done"}})
+        for status, ids in (("in_progress", []), ("completed", ["key"])):
+            rows = (await host.call("runs.search", {"status": status}))["runs"]
+            assert [row["run_id"] for row in rows] == ids
+
+
 async def test_ended_runs_are_removed_with_a_tombstone_and_open_ones_stay(tmp_path, autojump_clock):
     async with open_house(tmp_path) as house:
         peer = await house.peer("alice")
@@ -525,7 +557,9 @@ async def test_the_heartbeat_visits_only_who_waits_for_something_or_is_far(
     visited = []
     beat = Connection.beat
     monkeypatch.setattr(
-        Connection, "beat", lambda connection, now: (visited.append(connection), beat(connection, now))
+        Connection,
+        "beat",
+        lambda connection, before, now: (visited.append(connection), beat(connection, before, now)),
     )
     async with open_house(tmp_path) as house:
         await house.peer()

@@ -111,7 +111,7 @@ async def test_a_large_value_comes_back_as_it_was_and_counts_until_it_is_replace
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("[" * 129 + "]" * 129, "state.set: value nests more than 128 deep"),
+        ("[" * 113 + "]" * 113, "state.set: value nests more than 112 deep"),
         ("[1e999]", "state.set: value cannot be read back: Number out of range"),
     ],
 )
@@ -366,15 +366,15 @@ async def test_details_nest_as_deep_as_readers_take_and_no_deeper_whatever_their
         request.getfixturevalue("all_is_large")
     async with open_house(tmp_path) as house:
         peer = await house.peer()
-        for depth in (128, 129):
+        for depth in (112, 113):
             details = "[" * depth + "]" * depth
             await peer.send(
                 '{"id":%d,"method":"host.request_approval","params":{"action":"a","details":%s}}'
                 % (depth, details)
             )
-        assert (await peer.reply(128))["details"] == json.loads("[" * 128 + "]" * 128)
-        with pytest.raises(Refused, match="details cannot be read back: nests more than 128 deep"):
-            await peer.reply(129)
+        assert (await peer.reply(112))["details"] == json.loads("[" * 112 + "]" * 112)
+        with pytest.raises(Refused, match="details cannot be read back: nests more than 112 deep"):
+            await peer.reply(113)
 
 
 async def test_what_is_told_of_state_and_tools_is_as_it_was_when_it_was_asked_for(tmp_path, autojump_clock):

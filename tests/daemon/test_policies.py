@@ -393,7 +393,10 @@ async def test_a_tier_is_the_hosts_to_give_and_the_sessions_to_have(tmp_path, au
         assert await host.call("permission.set_tier", tier) == tier
         assert (await rows(peer, call("echo")))[0]["status"] == "rejected"
         many = [{**call("echo", n=n), "id": f"a{n}"} for n in range(20)]
-        assert (await rows(peer, *many))[0]["error"].endswith("and 4 more")
+        said = (await rows(peer, *many))[0]["error"]
+        assert all(f'tool_call|echo|{{"n":{n}}}' in said for n in range(20))
+        long = [{**call("echo", n=n, text="x" * 5000), "id": f"a{n}"} for n in range(20)]
+        assert (await rows(peer, *long))[0]["error"].endswith("and 19 more, which permission.evaluate tells")
         own = await host.call("permission.set_tier", {"tier": "full_access"})
         assert own["client_id"] != client_id
         for who, params, said in (

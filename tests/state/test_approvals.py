@@ -123,6 +123,9 @@ def test_a_row_that_an_agent_owns_says_that_no_decision_reaches_it_until_it_is_o
     with pytest.raises(Refusal, match="not currently connected .* asks with system_level true") as caught:
         stage.resolve(HOST, row.id)
     assert row.undecidable in caught.value.message
+    stage.events.watch("of-a", Watcher())  # since before it spoke for the agent
+    with pytest.raises(Refusal, match="not currently connected"):
+        stage.resolve(HOST, row.id)
     assert stage.last()["payload"]["undecidable"] == row.undecidable
     stage.approvals.leave("of-a")
     assert "undecidable" not in stage.last()["payload"]
@@ -286,6 +289,17 @@ def test_in_a_thousand_races_one_answer_wins_and_the_other_is_told_who(stage):
 
 
 # Bounds
+
+
+def test_an_agent_that_comes_again_and_again_has_no_more_pending_rows_than_one_connection(stage):
+    for n in range(32):
+        it = bound("a")
+        it.id = f"life-{n}"
+        stage.request(it, system_level=True)
+        stage.approvals.leave(it.id)
+    with pytest.raises(Refusal, match="agent 'a' has 32 pending approvals"):
+        stage.request(bound("a"))
+    stage.request(bound("b"))
 
 
 def test_a_connection_may_have_32_pending_rows_and_all_together_256(stage):

@@ -166,6 +166,14 @@ def test_parameters_and_then_the_prompt_go_when_the_line_is_still_too_long():
     assert turn["truncated"]["prompt"] == {"bytes": 16_000, "sha256": sha(prompt)}
 
 
+def test_of_a_string_that_is_replaced_the_digest_is_of_its_text():
+    text = "\x01" * 16_384
+    quoted = Raw(json.dumps(text).encode())
+    turn = line(NarratedTurn(prompt=text, output=quoted, parameters=Raw(json.dumps({"a": text}).encode())))
+    assert turn["output"] == FIELD_MARK
+    assert turn["truncated"]["output"] == {"bytes": 16_384, "sha256": sha(text)}
+
+
 def test_a_prompt_that_was_cut_and_then_replaced_keeps_the_digest_of_all_of_it():
     prompt = "\x01" * 40_000
     turn = line(NarratedTurn(prompt=prompt, tool="t" * (MAX_LINE_BYTES - 5000)))

@@ -230,3 +230,22 @@ def test_a_torn_tail_is_moved_aside_once_however_often_that_is_begun() -> None:
         if not disk.faults[0].struck:
             return
     raise AssertionError("it never ran without a fault")
+
+
+class TwinDisk(Disk):
+    """Another process makes everything a moment before."""
+
+    def make_directory(self, path: Path) -> None:
+        super().make_directory(path)
+        raise FileExistsError(path)
+
+    def create(self, path: Path) -> int:
+        self.close(super().create(path))
+        return super().create(path)
+
+
+def test_two_processes_may_make_a_root_at_once(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "root")
+    layout.prepare(TwinDisk())
+    assert {path.name for path in layout.root.iterdir()} == {"run", "runs"}
+    assert (layout.runs / ".nobackup").exists()
