@@ -1,7 +1,7 @@
 """msgspec types as shapes a person reads: close to TypeScript, with defaults and limits as comments.
 
 A member that may be left out has a `?`. What a client may leave out is what has a default; what we may leave out is
-what has one in a type that does not encode its defaults. `null` in the place of what may be left out is the same.
+what has one in a type that does not encode its defaults. `null` is possible where the type says so.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Shapes:
             remarks = _limits(type_info)
             if optional and not sent and (default := _default(field)) is not None:
                 remarks.append(f"default {default}")
-            text = self._text(_without(type_info, optional))
+            text = self._text(type_info)
             lines.append((f"{field.encode_name}{'?' if optional else ''}: {text}", remarks))
         return list(_aligned(lines))
 
@@ -120,12 +120,6 @@ class Shapes:
 
 def _members(info: inspect.Type) -> tuple[inspect.Type, ...]:
     return info.types if isinstance(info, inspect.UnionType) else (info,)
-
-
-def _without(info: inspect.Type, optional: bool) -> inspect.Type:
-    """The type of what is there; of what may be left out, `null` is not told a second time."""
-    kept = tuple(each for each in _members(info) if not (optional and isinstance(each, inspect.NoneType)))
-    return kept[0] if len(kept) == 1 else inspect.UnionType(kept)
 
 
 def _limits(info: inspect.Type) -> list[str]:
