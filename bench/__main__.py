@@ -23,7 +23,7 @@ from bench.fanout import fan_out
 from bench.figures import Figure, markdown, row, save
 from bench.memory import memory
 from bench.plans import plans
-from bench.processes import NoDisk, file_system_of, on_disk
+from bench.processes import NoDisk, file_system_of, on_disk, processor_model
 from bench.store import listing, reading, starting
 from bench.work import submits
 
@@ -64,8 +64,9 @@ def main() -> int:
     try:
         with on_disk() as directory:
             about: dict[str, object] = {
-                "python": platform.python_version(), "system": platform.system(), "processors": os.cpu_count(),
-                "file_system": file_system_of(directory), "quick": asked.quick,
+                "date": time.strftime("%Y-%m-%d"), "python": platform.python_version(),
+                "system": f"{platform.system()} {platform.release()}", "processors": os.cpu_count(),
+                "processor": processor_model(), "file_system": file_system_of(directory), "quick": asked.quick,
             }  # fmt: skip
             print(", ".join(f"{key} {value}" for key, value in about.items()))
             for name in asked.names or BENCHES:

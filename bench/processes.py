@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -33,6 +34,15 @@ def file_system_of(directory: Path) -> str:
         if (f"{directory}/".startswith(f"{mount.rstrip('/')}/")) and len(mount) >= len(best):
             best, kind = mount, after.split()[0]
     return kind
+
+
+def processor_model() -> str:
+    """As Linux tells it."""
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
 
 
 @contextmanager
