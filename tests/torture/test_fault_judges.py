@@ -15,7 +15,7 @@ from tests.process.daemon_process import DaemonProcess, until
 from torture import clock, fault, fault_queue, fault_starts, twins
 from torture.fault_calls import Case
 from torture.fault_refusals import ALWAYS, while_degraded
-from torture.orders import Verdict
+from torture.orders import Orders, Verdict
 
 needs_strace = pytest.mark.skipif(which("strace") is None, reason="needs strace")
 needs_queue = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' queue for syncs")
@@ -152,3 +152,19 @@ def test_twins_that_both_serve_say_nothing_or_overwrite_are_found_out(
     for number in (1, 3):
         twins.one_round(verdict, tmp_path / "home", number, kept, defect)
     assert any(words in finding for finding in verdict.findings), verdict.findings
+
+
+def test_faults_go_on_until_the_work_is_done_before_any_of_them(tmp_path: Path) -> None:
+    verdict, tried = Verdict(), list[tuple[str, int]]()
+
+    def fails(way: str, first: int) -> bool:
+        tried.append((way, first))
+        return first < {"a": 1, "b": 3}[way]
+
+    fault.until_clean(Orders(tmp_path, seed=1), verdict, "f", ["a", "b"], fails)
+    assert tried == [("a", 1), ("b", 1), ("b", 2), ("b", 3)]
+    fault.until_clean(Orders(tmp_path, seed=1, minutes=0), verdict, "late", ["a", "b"], fails)
+    assert verdict.figures == {
+        "f": "n = 1 to 3, then the work was done before it",
+        "late": "n = 1 to 0, then the time was over",
+    }
