@@ -62,7 +62,8 @@ def campaign(orders: Orders) -> Verdict:
 
 def operations(orders: Orders, verdict: Verdict) -> None:
     """The short form picks some cases, of any n."""
-    ways = list(itertools.product(ERRORS, (1, 3)))
+    in_a_row: list[int] = [1, 3]
+    ways = list(itertools.product(ERRORS, in_a_row))
     if orders.rounds is not None:
         orders.dice.shuffle(ways)
         for done, (error, count) in enumerate(ways[: orders.rounds]):
