@@ -24,8 +24,9 @@ from car_trio.config import LOOPBACK, Config, Server
 from car_trio.methods.context import Context, Daemon
 from car_trio.nursery.backstops import Backstops
 from car_trio.nursery.callbacks import Callbacks
-from car_trio.nursery.dispatch import Dispatcher, LookupDesk
+from car_trio.nursery.dispatch import Dispatcher
 from car_trio.nursery.gate import Gate
+from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.peer import WAITS, Peer
 from car_trio.nursery.socket import Rejection, Socket

@@ -26,9 +26,9 @@ from car_trio.methods.context import Answer, Context
 from car_trio.methods.method import Method
 from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.gate import Gate
+from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.outbound import Post
-from car_trio.nursery.peer import settled
-from car_trio.state.runs import Lookup, RunRegistry
+from car_trio.state.runs import Lookup
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
     DEADLINE_EXCEEDED,
@@ -40,7 +40,6 @@ from car_trio.wire.errors import (
 )
 from car_trio.wire.frames import Frame, Unreadable, encode, error_frame, notification, parse, result_frame
 from car_trio.wire.pieces import at_once
-from car_trio.wire.runs import CatalogRow
 
 LOG = logging.getLogger("car_trio.dispatch")
 PROGRESS_SECONDS = 10.0
@@ -61,34 +60,6 @@ class Request(NamedTuple):
     id: bytes | None
     method: str
     began: float
-
-
-class LookupDesk:
-    """Asks the catalog about runs that are not in memory. Everybody who asks for the same one waits for one answer, or
-    for the end of its removal."""
-
-    def __init__(self, find: Callable[[str], CatalogRow | None], runs: RunRegistry) -> None:
-        self._find = find
-        self._runs = runs
-        self._asked: dict[str, trio.Event] = {}
-
-    async def ask(self, run_id: str) -> None:
-        """Returns when the question was answered, or when whoever asked it gave up: ask the rule again."""
-        asked = self._asked.get(run_id)
-        if asked is not None:
-            await asked.wait()
-            return
-        asked = self._asked[run_id] = trio.Event()
-        try:
-            removal = self._runs.ask(run_id)
-            if removal is None:
-                row = await trio.to_thread.run_sync(self._find, run_id, abandon_on_cancel=True)
-                self._runs.answer(run_id, row)
-            else:
-                await settled(removal)
-        finally:
-            del self._asked[run_id]
-            asked.set()
 
 
 class Dispatcher:

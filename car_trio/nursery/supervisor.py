@@ -29,11 +29,11 @@ from car_trio.methods.method import Method
 from car_trio.methods.table import METHODS
 from car_trio.nursery.alarm import Alarm
 from car_trio.nursery.connection import Common, Connection
-from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import deadlines, grace_sweep, guarded, heartbeat, retention, watchdog
 from car_trio.nursery.gate import Gate
 from car_trio.nursery.limits import raise_descriptor_limit
 from car_trio.nursery.listeners import Endpoints, bind
+from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.peer import WAITS
 from car_trio.nursery.policies import PolicyFiles
 from car_trio.nursery.storage import LEDGER, OpenStore, open_store

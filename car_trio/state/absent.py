@@ -57,6 +57,10 @@ class Absent:
         if run_id in self._questions:
             self.learn(run_id, row)
 
+    def give_up(self, run_id: str) -> None:
+        """Nobody waits for the answer any more, whether it came or not."""
+        self._questions.discard(run_id)
+
     # Removals
 
     def is_still(self, row: CatalogRow) -> bool:

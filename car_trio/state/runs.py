@@ -102,6 +102,10 @@ class RunRegistry:
         """What the catalog said about a run that was not in memory when it was asked."""
         self._absent.answer(run_id, row)
 
+    def give_up(self, run_id: str) -> None:
+        """Nobody waits for an answer about it any more, whether it came or not."""
+        self._absent.give_up(run_id)
+
     def removal(self, row: CatalogRow, remove: Callable[[], Ticket]) -> Ticket | None:
         """Has an ended run removed, which is known by its row on disk. `None`: that run is not there any more. Its id
         may name another one by now, and nothing of that may be touched."""

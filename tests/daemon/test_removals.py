@@ -7,8 +7,8 @@ import trio
 import trio.testing
 
 from car_trio.methods.runs import taken_off
-from car_trio.nursery.dispatch import LookupDesk
 from car_trio.nursery.duties import retention
+from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.peer import WAITS
 from car_trio.store.tickets import RemovalTicket
 from tests.peer import House, Peer, open_house
@@ -106,3 +106,11 @@ async def test_what_the_catalog_said_of_a_run_that_was_removed_meanwhile_is_not_
 
         await LookupDesk(find, runs).ask("key")
         assert runs.find("key") is None
+
+
+async def test_a_question_whose_asker_went_is_over(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        runs = house.daemon.runs
+        with trio.CancelScope() as scope:
+            await LookupDesk(lambda run_id: scope.cancel(), runs).ask("key")
+        assert not runs._absent._questions

@@ -565,6 +565,14 @@ def test_what_the_catalog_said_before_a_removal_is_not_believed_after_it(registr
     assert registry.find("r1") is None
 
 
+def test_an_answer_that_nobody_waits_for_is_not_believed(registry):
+    registry.ask("r1")
+    registry.give_up("r1")
+    registry.answer("r1", ROW)
+    with pytest.raises(Lookup):
+        registry.find("r1")
+
+
 def test_what_the_catalog_said_before_a_start_is_not_believed_after_its_end(registry, journal):
     owner = bound("a")
     keyed(registry, owner, "r1")
