@@ -17,13 +17,18 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from car_trio.client.errors import ChatOverrun, Disconnected
+from car_trio.client.errors import CallRefused, ChatOverrun, Disconnected
 from car_trio.client.feed import Feed, Topic
 from car_trio.client.link import Link
 from car_trio.wire import frames
 from car_trio.wire.chat import ApproveInChat, ChatAccepted, ChatResolved, ChatSession, StartChat
+from car_trio.wire.errors import REFUSED
 
 LAST = ("done", "error")
+
+
+def topic_of(session_id: str) -> Topic:
+    return Topic("agents.chat.event", session_id)
 
 
 class ChatEvent(Struct):
@@ -47,8 +52,10 @@ class Chat:
         self.agent_id = agent_id
         self.session_id = session_id
         self.is_over = False
+        self.was_refused = False
+        """The daemon knows nothing of it; the id may be that of another chat."""
         self._link = link
-        self._feed: Feed[dict[str, Any]] = link.attach(Topic("agents.chat.event", session_id))
+        self._feed: Feed[dict[str, Any]] = link.attach(topic_of(session_id))
 
     def __aiter__(self) -> Chat:
         return self
@@ -76,7 +83,7 @@ class Chat:
 
     def close(self) -> None:
         """Gives up what was not heard yet. Waits for nothing, so it works while being cancelled."""
-        if self._link.detach(self._feed) and not self.is_over:
+        if self._link.detach(self._feed) and not (self.is_over or self.was_refused):
             self._link.post(frames.notification("agents.chat.cancel", ChatSession(self.session_id)))
 
 
@@ -84,9 +91,19 @@ class Chat:
 async def conversation(link: Link, ask: StartChat) -> AsyncGenerator[Chat]:
     """Begins a chat, and leaves it."""
     ask = msgspec.structs.replace(ask, session_id=ask.session_id or f"chat-{uuid.uuid4()}")
+    if link.is_attached(topic_of(str(ask.session_id))):
+        raise CallRefused(
+            REFUSED,
+            f"session_id '{ask.session_id}' is in use on this connection; leave it out or choose another",
+        )
     chat = Chat(link, ask.agent_id, str(ask.session_id))
     try:
-        msgspec.json.decode(await link.call("agents.chat", ask), type=ChatAccepted)
+        try:
+            reply = await link.call("agents.chat", ask)
+        except CallRefused:
+            chat.was_refused = True
+            raise
+        msgspec.json.decode(reply, type=ChatAccepted)
         yield chat
     finally:
         chat.close()

@@ -145,6 +145,10 @@ class Link:
             replaced.replace()
         return feed
 
+    def is_attached(self, topic: Topic) -> bool:
+        """Whether a feed has the events of the topic."""
+        return topic in self._feeds
+
     def detach(self, feed: Feed[Any]) -> bool:
         """Gives `feed` no more events. False if another feed has its topic by now: then the subscription is that
         one's."""

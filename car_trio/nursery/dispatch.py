@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import trio
 from msgspec import UNSET, Raw, UnsetType
@@ -48,7 +48,6 @@ ENDS = frozenset({"runs.complete", "runs.record_turns"})
 """What is still done while the daemon stops, or for a client that went before its held requests were begun: an agent
 that just finishes should not lose its word. Anything else would belong to nobody."""
 
-T = TypeVar("T")
 Spawn = Callable[..., None]
 Steps = Generator[None, None, Any]
 
@@ -156,8 +155,7 @@ class Dispatcher:
         """The method, if this connection may call it now."""
         method = self._methods.get(request.method)
         self._context.session.require(request.method, "client" if method is None else method.who)
-        if (self.is_stopping or self._context.session.is_gone) and request.method not in ENDS:
-            raise stopping()
+        self._check_wanted(request.method, self.is_stopping)
         if len(self.in_flight) >= self._max_in_flight and request.serial not in self.in_flight:
             raise Refusal(
                 f"too many requests in flight: {len(self.in_flight)} wait for their replies on this connection, "
@@ -169,6 +167,11 @@ class Dispatcher:
             raise Refusal(f"unknown method '{shown}'; rpc.discover lists what there is", METHOD_NOT_FOUND)
         return method
 
+    def _check_wanted(self, name: str, is_late: bool = False) -> None:
+        """What is decided when the client is gone, and what belonged to it is cleaned up, would belong to nobody."""
+        if (is_late or self._context.session.is_gone) and name not in ENDS:
+            raise stopping()
+
     def _start_gated(
         self, request: Request, method: Method, decoding: Steps, params: Raw | UnsetType
     ) -> None:
@@ -179,7 +182,9 @@ class Dispatcher:
         self._held = deque() if self._held is None else self._held
         # A method that waits lets the others go on as soon as it is admitted, one that does not when it has answered.
         after = None if method.is_async else self._release
-        self._spawn(self._run, request, partial(self._in_slices, method, decoding), False, after)
+        self._spawn(
+            self._run, request, partial(self._in_slices, request.method, method, decoding), False, after
+        )
 
     def _start(self, request: Request, method: Method, params: Any) -> None:
         context = self._context
@@ -192,7 +197,8 @@ class Dispatcher:
         try:
             decided = prepared if rule is None else rule(context, prepared)
         except Lookup:
-            self._spawn(self._run, request, partial(self._after_lookup, method, prepared), method.reads)
+            work = partial(self._after_lookup, request.method, method, prepared)
+            self._spawn(self._run, request, work, method.reads)
             return
         if method.is_async:
             self._spawn(self._run, request, partial(_call, method, decided), method.reads)
@@ -248,36 +254,38 @@ class Dispatcher:
         if not self._is_fixed:
             scope.deadline = max(scope.deadline, trio.current_time() + seconds)
 
-    async def _decided(self, rule: Callable[[], T]) -> T:
+    async def _decided(
+        self, name: str, rule: Callable[[Context, Any], Any] | None, context: Context, prepared: Any
+    ) -> Any:
         while True:
+            self._check_wanted(name)
             try:
-                return rule()
+                return prepared if rule is None else rule(context, prepared)
             except Lookup as question:
                 await self._desk.ask(question.run_id)
 
-    async def _after_lookup(self, method: Method, prepared: Any, context: Context) -> Any:
-        if not method.is_async:
-            return await self._decided(partial(method.call, context, prepared))
-        rule = method.admit
-        decided = prepared if rule is None else await self._decided(partial(rule, context, prepared))
-        return await method.call(context, decided)
+    async def _after_lookup(self, name: str, method: Method, prepared: Any, context: Context) -> Any:
+        rule = method.admit if method.is_async else method.call
+        decided = await self._decided(name, rule, context, prepared)
+        return await method.call(context, decided) if method.is_async else decided
 
     async def _gated(self, name: str, method: Method, decoding: Steps, shown: bytes, context: Context) -> Any:
         """`decoding` reads the bytes that are `shown`. What does not fit the method is refused, nobody is asked."""
         context.allow(self._gate.timeout + self._handler_seconds)
         params = await context.in_steps(decoding)
+        self._check_wanted(name)
         await self._gate.approved(context, name, shown)
         prepared = params if method.slices is None else await context.in_steps(method.slices(context, params))
-        return await self._after_lookup(method, prepared, context)
+        return await self._after_lookup(name, method, prepared, context)
 
-    async def _in_slices(self, method: Method, decoding: Steps, context: Context) -> Any:
+    async def _in_slices(self, name: str, method: Method, decoding: Steps, context: Context) -> Any:
         try:
             params = await context.in_steps(decoding)
             prepared = (
                 params if method.slices is None else await context.in_steps(method.slices(context, params))
             )
             rule = method.admit if method.is_async else method.call
-            decided = prepared if rule is None else await self._decided(partial(rule, context, prepared))
+            decided = await self._decided(name, rule, context, prepared)
         finally:
             if method.is_async:
                 self._release()

@@ -102,9 +102,11 @@ class Chats:
             self._pass_on(chat, kind, event)
 
     def abandon(self, chat: Chat) -> None:
-        """The chat was not accepted: nothing of it is left, and the agent need not answer any more."""
-        self._leave(chat)
-        self._tell(chat.speaker, CANCEL, ChatSession(chat.id))
+        """The chat was not accepted: nothing of it is left, and the agent need not answer any more. It was told so
+        already when the chat has left the table, and its id may be another's by now."""
+        if self._chats.get(chat.id) is chat:
+            self._leave(chat)
+            self._tell(chat.speaker, CANCEL, ChatSession(chat.id))
 
     # Speaking
 

@@ -119,6 +119,8 @@ class RunRegistry:
     def _removed(self, row: CatalogRow, refusal: Refusal | None) -> None:
         self._absent.left(row.run_id, gone=refusal is None)
         if refusal is None:
+            for started in self._started.values():  # who started it has no right to the next run of its id
+                started.pop(row.run_id, None)
             self._announce("run.removed", RunRef(row.agent_id, row.run_id), row.status)
 
     def end_orphan(self, row: CatalogRow) -> None:

@@ -68,16 +68,16 @@ class CatalogWriter:
         """It knows all runs and which are open: it was closed in order, or `complete` was called since."""
 
     def write(self, rows: Sequence[CatalogRow], gone: Iterable[RunRef] = (), *, synced: bool = True) -> None:
-        """Write rows and take out those of removed runs, in one transaction; `sqlite3.Error` when it
-        cannot. `synced`: what the rows describe survives a power cut."""
+        """Take out the rows of removed runs and write others, perhaps of runs that have their ids now, in one
+        transaction; `sqlite3.Error` when it cannot. `synced`: what the rows describe survives a power cut."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             if not synced:
                 self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('unsynced', ?)", (boot_id(),))
-            for row in rows:
-                self._put(row)
             for ref in gone:
                 self._drop(ref)
+            for row in rows:
+                self._put(row)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):

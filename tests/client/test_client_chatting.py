@@ -64,6 +64,21 @@ async def test_a_chat_that_is_refused_is_never_begun(daemon: ScriptedDaemon, car
     with pytest.raises(CallRefused, match="not attached"):
         async with car.chat("ada", "hi"):
             pytest.fail("the block is not entered")
+    await wait_all_tasks_blocked()
+    assert daemon.calls_of("agents.chat.cancel") == []  # the id may be that of somebody else's chat
+
+
+async def test_a_second_chat_of_one_id_is_refused_and_the_first_goes_on(
+    daemon: ScriptedDaemon, car: Car
+) -> None:
+    daemon.methods["agents.chat"] = accepting()
+    async with car.chat("ada", "1", session_id="one") as chat:
+        with pytest.raises(CallRefused, match="'one' is in use on this connection"):
+            async with car.chat("ada", "2", session_id="one"):
+                pytest.fail("the block is not entered")
+        await say(daemon.peers[0], "one", "done")
+        assert [event.kind async for event in chat] == ["done"]
+    assert len(daemon.calls_of("agents.chat")) == 1
 
 
 async def test_leaving_before_the_end_cancels_the_chat_without_waiting(

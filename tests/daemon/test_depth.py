@@ -74,12 +74,12 @@ async def evidence(agent: Measured, host: Measured, value: Any) -> None:
 
 async def approval(agent: Measured, host: Measured, value: Any) -> None:
     await agent.call("host.request_approval", {"action": "a", "details": value})
-    assert await host.call("host.approvals")
+    assert (await host.call("host.approvals"))["approvals"]
 
 
 async def notice(agent: Measured, host: Measured, value: Any) -> None:
     await agent.call("host.notify", {"message": "m", "payload": value})
-    assert await host.call("host.events")
+    assert (await host.call("host.events"))["events"]
 
 
 async def metadata(agent: Measured, host: Measured, value: Any) -> None:

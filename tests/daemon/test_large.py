@@ -444,3 +444,33 @@ async def test_policies_look_at_large_values_that_were_decoded_before_the_plan_b
         [row] = await rows(peer, call())
     assert (row["status"], opened) == ("rejected", ["k", "k"])
     assert row["error"] == "policy 'wrong': state 'k' does not have the required value"
+
+
+SOME = list(range(3000))
+LATE = {
+    "host.request_approval": {"action": "a", "details": SOME, "system_level": True},
+    "host.register_agent": {"id": "late", "name": "n", "kind": "k", "metadata": SOME},
+    "agents.chat": {"agent_id": "alice", "prompt": "p" * 9000},
+    "proposal.submit": {
+        "scope": {"tenantId": "x"},
+        "proposal": {"actions": [{"id": "w", "type": "state_write", "parameters": {"key": "k", "value": SOME}}]},
+    },
+    "runs.start": {"intent": "i" * 9000, "agent_id": "late"},
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("all_is_large")
+async def test_nothing_is_decided_for_a_client_that_has_gone_meanwhile(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        alice, host = await house.peer("alice"), await house.peer(host=True)
+        for method, params in LATE.items():
+            peer = await house.peer()
+            await peer.request(method, params)
+            await peer.drop()
+        await trio.sleep(2)
+        assert (await host.call("host.approvals"))["approvals"] == []
+        assert "late" not in {each["id"] for each in await host.call("host.agents")}
+        assert await host.call("state.keys", {"tenant_id": "x"}) == []
+        assert (await host.call("runs.search"))["runs"] == []
+        await alice.call("server.health")
+        assert not alice.frames

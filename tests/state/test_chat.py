@@ -250,3 +250,13 @@ def test_an_id_that_is_used_again_is_another_chat(stage):
     accepted(stage)
     stage.chats.abandon(first)
     assert len(stage.chats) == 1
+    assert cancels(stage) == [{"session_id": "c"}]
+
+
+def test_the_agent_is_told_once_of_a_chat_whose_host_went_before_it_was_accepted(stage):
+    chat = ask(stage)
+    stage.chats.leave("screen")
+    accepted(stage, unbound("again"))
+    stage.chats.abandon(chat)
+    assert cancels(stage) == [{"session_id": "c"}]
+    assert len(stage.chats) == 1

@@ -602,6 +602,22 @@ def test_a_starter_may_read_after_the_end_but_not_after_it_left(registry, journa
     assert registry.readable(starter, "run-1") is None
 
 
+def test_who_started_a_run_has_no_right_to_a_later_one_of_its_id(registry, journal):
+    starter = unbound("starter")
+    keyed(registry, starter, "r1", agent="a")
+    registry.complete(starter, "r1", done())
+    journal.flush()
+    row = journal.rows[-1]
+    registry.removal(row, RemovalTicket).settle(None)
+    keyed(registry, bound("b"), "r1")
+    assert registry.readable(starter, "r1") is None
+    with pytest.raises(Refusal, match="unknown run_id"):
+        registry.complete(starter, "r1", done())
+    open_house = unbound("starter")
+    open_house.open_house = True
+    assert registry.record_turns(open_house, "r1", turns(1))[0].dropped == "run_not_found"
+
+
 # Watching
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from car_trio.store import catalog as catalog_module
@@ -93,6 +94,17 @@ def test_a_row_comes_back_as_it_was_written_and_a_later_one_replaces_it(layout: 
     assert reader.find("run-b") is None
     assert reader.open_runs() == []
     reader.close()
+
+
+def test_a_run_that_has_the_id_of_a_removed_one_keeps_its_row(layout: Layout, disk: Disk) -> None:
+    catalog = opened(layout, disk)
+    (old,) = many(1)
+    catalog.write([old])
+    new = msgspec.structs.replace(old, intent="again")
+    catalog.write([new], [RunRef(old.agent_id, old.run_id)])
+    catalog.complete()
+    catalog.close(clean=True)
+    assert [each.intent for each in reading(layout, disk).list(old.agent_id).rows] == ["again"]
 
 
 def test_a_list_is_paged_newest_first_without_gaps_or_repeats(layout: Layout, disk: Disk) -> None:
