@@ -196,7 +196,8 @@ def strangers(patient: Patient) -> Found:
             yield Finding("warning", f"{path} is no agent's directory: it is left alone", f"look at {path}")
             continue
         for file in path.iterdir():
-            if not file.name.endswith(".torn") and (file.is_symlink() or parse_run_file(file.name) is None):
+            is_run = not file.is_symlink() and file.is_file() and parse_run_file(file.name) is not None
+            if not (is_run or file.name.endswith(".torn")):
                 yield Finding("warning", f"{file} is no run: it is left alone", f"look at {file}")
 
 

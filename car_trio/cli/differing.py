@@ -132,7 +132,14 @@ def differing(one: Done, other: Done) -> list[Field]:
 
 
 def turns(files: Files, row: CatalogRow) -> Iterator[Done]:
-    for turn in records(files, row):
+    """What nobody can read is the same as nothing else."""
+    for place, record in enumerate(files.records(ref_of(row))):
+        turn = decoded(record.raw)
+        if record.kind == "damaged":
+            unread = digest(row.run_id, place)
+            yield Done(place - 1, "a line that cannot be read", unread, (NOTHING,) * len(RESULT))
+        if not isinstance(turn, Turn):
+            continue
         label = turn.tool if isinstance(turn.tool, str) else "says"
         said = turn.parameters if isinstance(turn.tool, str) else turn.prompt
         values = [plain(value(turn)) for value in RESULT.values()]

@@ -123,8 +123,9 @@ def rows_of(home: str | None) -> list[ApprovalRow]:
 def show(row: ApprovalRow) -> None:
     """An approval with all of its details: what is decided about is never shortened."""
     who = one_line(row.agent_id or row.client_id or "the gate")
+    status = row.status if row.resolution is None else f"{row.status}: {one_line(row.resolution)}"
     print(
-        f"{styled(one_line(row.id), 'bold')}  {row.status}  {one_line(row.action)}  for {who}, {ago(row.created_at)}"
+        f"{styled(one_line(row.id), 'bold')}  {status}  {one_line(row.action)}  for {who}, {ago(row.created_at)}"
     )
     details: Any = msgspec.json.decode(row.details)
     if details is not None:

@@ -64,6 +64,7 @@ class Car:
         self._toolbox = Toolbox()
         self._link = Link(self._toolbox)
         self._refused: CallRefused | None = None
+        self.current: str | None = None
         self._wanted = trio.Event()
         self._arrived = trio.Event()
 

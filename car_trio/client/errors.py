@@ -53,6 +53,20 @@ class TurnsDropped(CarError):  # noqa: N818 - `dropped` is the protocol's word
         self.recorded = recorded
 
 
+class RunNotCurrent(CarError):  # noqa: N818 - named for the situation, as the caller sees it
+    """A plan that would have been recorded in another run of the connection, `current`, or in none. Nothing was
+    submitted."""
+
+    def __init__(self, run_id: str, current: str | None) -> None:
+        where = "in none" if current is None else f"in run {current!r}, which was started later"
+        super().__init__(
+            f"run {run_id!r} is not the current one of this connection: the plan would be recorded {where}; "
+            "give each run a connection of its own, or tell its turns with record()"
+        )
+        self.run_id = run_id
+        self.current = current
+
+
 ADVICE = {
     "run_not_found": "unknown, or another agent's: only a connection bound to the run's agent writes turns; "
     "connect(agent_id=...) binds",

@@ -69,8 +69,8 @@ class Search:
     home: str | None = None
 
     def endpoint(self) -> Endpoint:
-        """The daemon's address: arguments, then `CAR_DAEMON_URL`, then `run/daemon.json`, then the socket of a state
-        root that was named, or else the default.
+        """The daemon's address: arguments, a home among them, then `CAR_DAEMON_URL`, then `run/daemon.json`, then the
+        socket of a state root that was named, or else the default.
 
         Raises `ValueError` for an address of another form than `ws://host[:port]` or `ws+unix:///path`.
         """
@@ -79,15 +79,17 @@ class Search:
             return Endpoint(Unix(str(self.socket)), "the socket argument")
         if self.url is not None:
             return Endpoint(parse_address(self.url), "the url argument")
-        if environ.get("CAR_DAEMON_URL"):
+        if environ.get("CAR_DAEMON_URL") and self.home is None:
             return Endpoint(parse_address(environ["CAR_DAEMON_URL"]), "from CAR_DAEMON_URL")
         root = config.state_root(environ, self.home)
         return _from_daemon_file(root, is_named=bool(self.home or environ.get("CAR_HOME")))
 
     def token(self) -> str | None:
-        """The daemon's token: `CAR_AUTH_TOKEN`, else the token file, else none."""
+        """The daemon's token: `CAR_AUTH_TOKEN`, else the token file, else none; of a home that is an argument its file
+        comes first."""
         environ = config.environment()
-        return environ.get("CAR_AUTH_TOKEN") or self._secret(environ, AUTH_TOKEN)
+        of_home = None if self.home is None else self._secret(environ, AUTH_TOKEN)
+        return of_home or environ.get("CAR_AUTH_TOKEN") or self._secret(environ, AUTH_TOKEN)
 
     def host_token(self) -> str | None:
         """The secret that gives the host role, if its file can be read."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from msgspec import Raw, convert
 
 from car_trio.client.aside import SetAside
-from car_trio.client.errors import CarError, TurnsDropped
+from car_trio.client.errors import CarError, RunNotCurrent, TurnsDropped
 from car_trio.client.results import Recorded, Submitted
 from car_trio.wire import frames
 from car_trio.wire.runs import (
@@ -33,7 +33,10 @@ MAX_BATCH = 256
 
 
 class Daemon(Protocol):
-    """The part of the car that a run uses."""
+    """The part of the car that a run uses. `current` is the run in which the daemon records what is submitted, of those
+    that were begun here."""
+
+    current: str | None
 
     async def call(self, method: str, params: object, result_type: Any) -> Any: ...
 
@@ -83,7 +86,10 @@ class Run:
         return recorded
 
     async def submit(self, proposal: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Submitted:
-        """Submits a proposal; its rows become turns of the connection's current run, the one started last."""
+        """Submits a proposal; its rows become turns of this run, which has to be the connection's current one: the one
+        that was started last, and has not ended. Raises `RunNotCurrent`."""
+        if self._car.current != self.run_id:
+            raise RunNotCurrent(self.run_id, self._car.current)
         return await self._car.submit(proposal)
 
     async def complete(self) -> None:
@@ -98,8 +104,11 @@ class Run:
 async def bracket(car: Daemon, start: StartRun) -> AsyncGenerator[Run]:
     """Starts a run, and completes it as the module says."""
     run = Run(car, await car.call("runs.start", start, RunStarted))
+    car.current = run.run_id
     with SetAside() as block:
         yield run
+    if car.current == run.run_id:
+        car.current = None
     if block.error is None:
         await run.complete()
     else:

@@ -136,9 +136,13 @@ async def subscribe(context: Context, watch: Watch) -> Answer:
         raise unknown_run(ref.run_id) from None
     except OSError as error:
         watch.subscription.close()
-        raise Refusal(f"run `{ref.run_id}` cannot be read: {error.strerror}; subscribe again later") from None
+        raise unreadable(ref.run_id, error, "subscribe") from None
     result = Snapshot(ref.run_id, ref.agent_id, turns, cursor, watch.status)
     return Answer(result, then=partial(watch.subscription.begin, cursor, position))
+
+
+def unreadable(run_id: str, error: OSError, what: str) -> Refusal:
+    return Refusal(f"run `{run_id}` cannot be read: {error.strerror}; {what} again later")
 
 
 def unsubscribe(context: Context, ask: Unsubscribe) -> Unsubscribed:
@@ -175,7 +179,10 @@ async def get_trace(context: Context, reading: Reading) -> Answer:
     if reading.run is None or reading.until == 0:
         return Answer(NotFound(reading.ask.run_id))
     ref = reading.run.ref
-    return Answer(await context.in_thread(trace, context.daemon.store, ref, reading.ask, reading.until))
+    try:
+        return Answer(await context.in_thread(trace, context.daemon.store, ref, reading.ask, reading.until))
+    except OSError as error:
+        raise unreadable(ref.run_id, error, "ask") from None
 
 
 class Listing(NamedTuple):

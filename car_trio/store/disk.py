@@ -162,6 +162,7 @@ class Disk:
             except OSError as error:
                 if error.errno in NOT_REGULAR:
                     raise NotRegularError(path) from None
+                error.filename = str(path)
                 raise
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor

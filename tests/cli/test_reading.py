@@ -645,6 +645,15 @@ def test_calls_that_are_repeated_are_aligned_as_well_as_can_be(shell: Shell, hom
     assert shell("runs", "diff", "run-a", "run-b", "--json").document["same"] == 6
 
 
+def test_a_line_that_cannot_be_read_is_the_same_as_no_other(shell: Shell, home: Path) -> None:
+    for ref in (A, B):
+        write(home, ref, [started(ref), turn(0), b"{odd", turn(2), ended(ref)])
+    result = shell("runs", "diff", A.run_id, B.run_id)
+    assert result.code == 1
+    assert result.out.count("a line that cannot be read") == 2
+    assert "2 turns the same, 2 different" in result.out
+
+
 def test_another_outcome_is_a_difference(shell: Shell, home: Path) -> None:
     write(home, A, [started(A), ended(A)])
     write(home, B, [started(B), ended(B, status="failure")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -320,6 +321,16 @@ def test_doctor_names_a_catalog_that_is_not_trusted(shell: Shell, healthy: Path)
     (healthy / "run" / "clean-stop").unlink()
     assert "reindex" not in complaints(shell)["catalog"]
     assert "not trusted" in complaints(shell)["catalog"]
+
+
+def test_doctor_names_what_lies_in_the_place_of_a_run(shell: Shell, healthy: Path) -> None:
+    folder = next((healthy / "runs").glob("*/"))
+    (folder / "k1.jsonl").mkdir()
+    os.mkfifo(folder / "k2.jsonl")
+    found = [
+        each["what"] for each in shell("doctor", "--json").document["findings"] if "is no run" in each["what"]
+    ]
+    assert len(found) == 2
 
 
 def test_doctor_says_when_the_holder_of_the_store_does_not_answer(

@@ -62,6 +62,21 @@ def test_a_daemon_file_without_a_url_leads_to_its_socket(daemon_file: Path) -> N
     assert Search().endpoint().address == Unix("/run/car.sock")
 
 
+def test_a_home_given_by_the_caller_wins_over_an_address_and_a_token_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, daemon_file: Path
+) -> None:
+    home = daemon_file.parents[1]
+    daemon_file.write_text(json.dumps({"url": "ws://file:3"}))
+    monkeypatch.setenv("CAR_DAEMON_URL", "ws://environment:2")
+    monkeypatch.setenv("CAR_AUTH_TOKEN", "environment")
+    assert Search(home=str(home)).endpoint().address == Tcp("file", 3, "/")
+    assert Search(home=str(home)).token() == "environment"
+    tokens = home / "ai.parslee.car"
+    tokens.mkdir()
+    (tokens / "auth-token").write_text("file")
+    assert (Search(home=str(home)).token(), Search().token()) == ("file", "environment")
+
+
 def test_a_home_given_by_the_caller_is_where_the_daemon_file_is(tmp_path: Path) -> None:
     run = tmp_path / "other" / "run"
     run.mkdir(parents=True)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from car_trio.client import Car, Disconnected, TurnsDropped
+from car_trio.client import Car, Disconnected, RunNotCurrent, TurnsDropped
 from car_trio.wire.runs import AgentOutcome, NarratedTurn
 
 
@@ -125,3 +125,17 @@ async def test_a_run_submits_through_its_connection(daemon: Any, car: Car) -> No
     async with car.run("tidy") as run:
         assert (await run.submit([])).proposal_id == "p"
     assert [name for name, _ in daemon.calls] == ["runs.start", "proposal.submit", "runs.complete"]
+
+
+async def test_a_plan_that_would_be_recorded_elsewhere_is_not_submitted(daemon: Any, car: Car) -> None:
+    daemon.methods["proposal.submit"] = {"proposal_id": "p", "results": [], "cost": {}}
+    async with car.run("outer") as outer:
+        await outer.submit([])
+        daemon.methods["runs.start"] = {"run_id": "s", "agent_id": "a"}
+        async with car.run("inner") as inner:
+            await inner.submit([])
+            with pytest.raises(RunNotCurrent, match="run 'r' is not the current one .* recorded in run 's'"):
+                await outer.submit([])
+        with pytest.raises(RunNotCurrent, match="recorded in none"):
+            await outer.submit([])
+    assert len(daemon.calls_of("proposal.submit")) == 2

@@ -69,6 +69,8 @@ async def test_a_subscription_that_cannot_read_is_refused_and_leaves_nothing_beh
         agent = await house.peer("alice")
         run_id = await a_run(agent, 2)
         monkeypatch.setattr(storage, "read_page", failing)
+        with pytest.raises(Refused, match="cannot be read: input/output error; ask again later"):
+            await agent.call("runs.get_trace", {"run_id": run_id})
         with pytest.raises(Refused, match="cannot be read: input/output error; subscribe again later"):
             await agent.call("runs.subscribe", {"run_id": run_id})
         run: Run = house.daemon.runs.find(run_id)

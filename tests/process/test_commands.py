@@ -300,6 +300,11 @@ def test_agents_and_approvals_are_seen_and_decided_from_a_terminal(daemon: Daemo
         assert ran(daemon.home, "approvals", "deny", rows[1])[0] == 0
         assert json.loads(ran(daemon.home, "approvals", "ls", "--json")[1])["approvals"] == []
         decided = json.loads(ran(daemon.home, "approvals", "ls", "--all", "--json")[1])["approvals"]
+        assert {"resolved: approve", "resolved: deny"} <= {
+            line.split("  ")[1]
+            for line in ran(daemon.home, "approvals", "ls", "--all")[1].splitlines()
+            if "resolved" in line
+        }
         assert {row["id"]: row["resolution"] for row in decided} == {rows[0]: "approve", rows[1]: "deny"}
         code, _, err = ran(daemon.home, "approvals", "approve", rows[0][:-1])
         assert code == 1
