@@ -52,6 +52,10 @@ class _Pending:
 class Callbacks:
     """The pending calls of one connection."""
 
+    __slots__ = (
+        "_backstops", "_counters", "_minted", "_open", "_pending", "_post", "reason",
+    )  # fmt: skip  # there is one for each idle connection
+
     def __init__(self, post: Post, backstops: Backstops, counters: Counter[str]) -> None:
         self._post = post
         self._backstops = backstops

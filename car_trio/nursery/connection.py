@@ -90,6 +90,12 @@ class Connection:
 
     `upgrade` is a request that was read, and judged, at the page's port, and what came behind it."""
 
+    __slots__ = (
+        "_callbacks", "_common", "_dispatcher", "_events", "_is_judged", "_out", "_peer", "_reading",
+        "_requests", "_requests_deadline", "_socket", "_stream", "is_known", "is_remote", "left_at", "over",
+        "session",
+    )  # fmt: skip  # there is one for each idle connection
+
     def __init__(
         self,
         common: Common,

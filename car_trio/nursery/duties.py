@@ -21,7 +21,7 @@ from car_trio.state.runs import RunRegistry
 LOG = logging.getLogger("car_trio.duties")
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 5.0
 RETENTION_SECONDS = 3600.0
 REMOVAL_PAUSE = 0.05
 

@@ -40,6 +40,11 @@ class Outbound:
     """What waits to be sent. `cut` ends the connection at once, it is called from `add` and from the writer; `spawn`
     starts the writer among tasks that outlive whoever adds."""
 
+    __slots__ = (
+        "_bytes", "_cut", "_finished", "_is_writing", "_producers", "_raw", "_spawn", "_stall_seconds",
+        "_stream", "_together", "_waiting", "dead", "in_turn",
+    )  # fmt: skip  # there is one for each idle connection
+
     def __init__(
         self,
         stream: trio.abc.Stream,

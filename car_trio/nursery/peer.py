@@ -67,6 +67,11 @@ WAITS = Waits()
 class Peer:
     """The client as methods see it. Owns the connection's subscriptions; `spawn` starts a task among its requests."""
 
+    __slots__ = (
+        "_callbacks", "_daemon", "_feed", "_out", "_session", "_socket", "_spawn", "_subscriptions",
+        "call_tool",
+    )  # fmt: skip  # there is one for each idle connection
+
     def __init__(
         self,
         daemon: Daemon,

@@ -58,6 +58,10 @@ class Rejection:
 class Socket:
     """One WebSocket. It reads what comes over the stream; `out` is its sending side."""
 
+    __slots__ = (
+        "_early", "_out", "_owed", "_partial", "_protocol", "_raw", "_stream", "_tail", "last_heard",
+    )  # fmt: skip  # there is one for each idle connection
+
     def __init__(
         self, stream: trio.abc.Stream, out: Outbound, *, max_message_bytes: int, early: bytes = b""
     ) -> None:

@@ -136,7 +136,7 @@ async def test_the_first_progress_note_comes_soon_after_ten_seconds_and_the_othe
         began = trio.current_time()
         for number in (1, 2, 3):
             await peer.notification("infer.progress")
-            assert 10 * number <= trio.current_time() - began < 10 * number + 2.1
+            assert 10 * number <= trio.current_time() - began < 10 * number + 5.1
 
 
 async def test_the_handler_deadline_abandons_the_submit_records_what_is_final_and_cancels_the_call(
