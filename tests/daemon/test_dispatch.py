@@ -13,6 +13,7 @@ from car_trio.methods.table import METHODS
 from car_trio.nursery.connection import Connection
 from car_trio.nursery.dispatch import Dispatcher
 from car_trio.nursery.duties import BEAT_SECONDS
+from car_trio.nursery.outbound import Outbound
 from car_trio.state.runs import RunRegistry
 from car_trio.store.catalog import CatalogWriter
 from car_trio.wire.session import NoParams
@@ -541,10 +542,14 @@ async def test_an_error_in_a_writer_ends_its_connection_and_nothing_else(
         victim, other = await house.peer("alice"), await house.peer()
         broken = house.connection_of("alice")._out
 
-        async def fail():
-            raise ZeroDivisionError("a defect")
+        send_all = Outbound._send_all
 
-        monkeypatch.setattr(broken, "_send_all", fail)
+        async def fail(out):
+            if out is broken:
+                raise ZeroDivisionError("a defect")
+            await send_all(out)
+
+        monkeypatch.setattr(Outbound, "_send_all", fail)
         await victim.request("state.keys")
         assert await victim.closed() == 1006
         assert await other.call("state.keys") == []

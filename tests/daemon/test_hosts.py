@@ -13,6 +13,7 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from car_trio.nursery import outbound, storage
 from car_trio.nursery.duties import grace_sweep
+from car_trio.nursery.outbound import Outbound
 from car_trio.store.disk import Disk
 from tests.peer import HOST_TOKEN, TOKEN, Peer, Refused, open_house
 
@@ -173,9 +174,8 @@ async def test_events_that_gathered_reach_a_host_together_and_in_order(tmp_path,
         await host.call("host.subscribe")
         await wait_all_tasks_blocked()
         waits: list[int] = []
-        (feed,) = house.daemon.host.events._watchers.values()
-        drained = feed._out.drained
-        monkeypatch.setattr(feed._out, "drained", lambda: waits.append(1) or drained())
+        drained = Outbound.drained
+        monkeypatch.setattr(Outbound, "drained", lambda out: waits.append(1) or drained(out))
         for n in range(20):
             house.daemon.host.events.publish("told", str(n))
         for n in range(20):
@@ -383,7 +383,7 @@ async def test_a_disconnect_walks_its_list_in_order(tmp_path, autojump_clock, mo
             ("trace subscriptions dropped", connection._peer, "unsubscribe_all"),
             ("nothing is current", daemon.runs, "leave"),
         ):
-            monkeypatch.setattr(owner, method, noted(name, getattr(owner, method)))
+            monkeypatch.setattr(type(owner), method, noted(name, getattr(type(owner), method)))
         common = connection._common
         connection._common = replace(common, left=noted("sweep scheduled", common.left))
         await peer.drop()

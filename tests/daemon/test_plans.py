@@ -91,7 +91,7 @@ async def test_hostile_schemas_are_refused_and_nothing_is_fetched(tmp_path):
                 ({"$ref": "#/$defs/d0", "$defs": fan}, "places"),
                 ({"patternProperties": {f"a{n}": {} for n in range(65)}}, "patterns"),
                 ({"pattern": "(?<=a)b"}, "regex"),
-                ({"pattern": "(a{1,50}){1,50}b{1,99}"}, "regex"),
+                ({"pattern": "((a{1,99}){1,99}){1,99}"}, "regex"),
                 ({"description": "x" * 5_000_000}, "tool .x. is too large, at most 524288 bytes"),
                 (deep, "nests more than"),
                 ({"type": "nope"}, "schema of tool"),

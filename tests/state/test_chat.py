@@ -253,6 +253,14 @@ def test_an_id_that_is_used_again_is_another_chat(stage):
     assert cancels(stage) == [{"session_id": "c"}]
 
 
+def test_a_chat_whose_host_went_before_its_acceptance_arrived_is_over_all_the_same(stage):
+    chat = ask(stage)
+    say(stage, "done")
+    stage.chats.leave("screen")
+    stage.chats.accept(chat)
+    assert len(stage.chats) == 0
+
+
 def test_the_agent_is_told_once_of_a_chat_whose_host_went_before_it_was_accepted(stage):
     chat = ask(stage)
     stage.chats.leave("screen")
