@@ -87,14 +87,13 @@ async def metadata(agent: Measured, host: Measured, value: Any) -> None:
     assert await host.call("host.agents")
 
 
-async def schema(agent: Measured, host: Measured, value: Any) -> None:
-    # A schema's place lies in a list of places: half as many of them nest as deep.
+async def returns(agent: Measured, host: Measured, value: Any) -> None:
     await agent.call("tools.register", [{"name": "u", "returns": value}])
     await agent.call("tools.list")
 
 
 WAYS: list[Callable[[Measured, Measured, Any], Awaitable[None]]] = [
-    state, parameters, turn, evidence, approval, notice, metadata, schema,
+    state, parameters, turn, evidence, approval, notice, metadata, returns,
 ]  # fmt: skip
 
 
