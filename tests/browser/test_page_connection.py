@@ -128,11 +128,12 @@ def test_a_person_need_not_wait_for_the_next_try(
     daemon, between = wire
     screen = open_screen(daemon, at=between.url, sign_in=False)
     screen.allow(LOST)
+    # Time stands still before the connection breaks, so that only the button can make the page dial again.
     screen.page.clock.install()
     screen.sign_in()
+    screen.page.clock.pause_at(screen.ask("() => Date.now() + 60_000"))
     between.cut()
     expect(screen["#alert"]).to_contain_text("Trying again")
-    screen.page.clock.pause_at(screen.ask("() => Date.now() + 60_000"))
     between.mend()
     screen["#alert button"].dispatch_event("click")
     screen.is_live()
