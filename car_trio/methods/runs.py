@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from car_trio.methods.context import Answer, Context, Daemon, Subscription, Waiting
 from car_trio.methods.traces import found, listing, snapshot, trace
+from car_trio.state.absent import Life
 from car_trio.state.run import Run
 from car_trio.state.runs import unknown_run
 from car_trio.state.turns import Body, Cuts, TurnTooLarge, cut_outcome, narrated, received_bytes
@@ -110,6 +111,7 @@ class Watch:
     """A subscription at the moment it was registered: what the snapshot may hold."""
 
     run: Run
+    life: Life
     subscription: Subscription
     from_cursor: int
     durable_turns: int
@@ -120,8 +122,9 @@ class Watch:
 def watch(context: Context, ask: Subscribe) -> Watch:
     """Registers the watcher; this and what the snapshot may show are one step, so nothing is missed or shown twice."""
     run = _readable(context, ask.run_id)
-    subscription = context.client.subscribe(run)
-    return Watch(run, subscription, ask.from_cursor, run.durable_turns, _until(run), run.durable_status)
+    life = context.daemon.runs.life(ask.run_id)
+    subscription = context.client.subscribe(run, life)
+    return Watch(run, life, subscription, ask.from_cursor, run.durable_turns, _until(run), run.durable_status)
 
 
 async def subscribe(context: Context, watch: Watch) -> Answer:
@@ -131,6 +134,8 @@ async def subscribe(context: Context, watch: Watch) -> Answer:
         turns, cursor, position = await context.in_thread(
             snapshot, context.daemon.store, ref, watch.from_cursor, watch.durable_turns, watch.until
         )
+        if watch.life.is_over:
+            raise FileNotFoundError
     except FileNotFoundError:
         watch.subscription.close()
         raise unknown_run(ref.run_id) from None
@@ -166,23 +171,26 @@ def _until(run: Run) -> int | None:
 class Reading(NamedTuple):
     ask: GetTrace
     run: Run | None
+    life: Life
     until: int | None
 
 
 def may_read(context: Context, ask: GetTrace) -> Reading:
-    run = context.daemon.runs.readable(context.session, ask.run_id)
-    return Reading(ask, run, None if run is None else _until(run))
+    runs = context.daemon.runs
+    run = runs.readable(context.session, ask.run_id)
+    return Reading(ask, run, runs.life(ask.run_id), None if run is None else _until(run))
 
 
 async def get_trace(context: Context, reading: Reading) -> Answer:
+    ask, run, life, until = reading
     await context.drained()
-    if reading.run is None or reading.until == 0:
-        return Answer(NotFound(reading.ask.run_id))
-    ref = reading.run.ref
+    if run is None or until == 0:
+        return Answer(NotFound(ask.run_id))
     try:
-        return Answer(await context.in_thread(trace, context.daemon.store, ref, reading.ask, reading.until))
+        read = await context.in_thread(trace, context.daemon.store, run.ref, ask, until)
     except OSError as error:
-        raise unreadable(ref.run_id, error, "ask") from None
+        raise unreadable(ask.run_id, error, "ask") from None
+    return Answer(NotFound(ask.run_id) if life.is_over else read)
 
 
 class Listing(NamedTuple):

@@ -28,7 +28,7 @@ from car_trio.nursery.callbacks import Callbacks
 from car_trio.nursery.gate import Gate
 from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.outbound import Post
-from car_trio.state.runs import Lookup
+from car_trio.state.absent import Lookup
 from car_trio.state.session import Fatal
 from car_trio.wire.errors import (
     DEADLINE_EXCEEDED,

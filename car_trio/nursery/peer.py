@@ -14,6 +14,7 @@ from car_trio.nursery.feed import HostFeed
 from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.subscriptions import RunSubscription
+from car_trio.state.absent import Life
 from car_trio.state.run import Run, Ticket
 from car_trio.state.session import Session
 from car_trio.wire.errors import Refusal
@@ -97,11 +98,12 @@ class Peer:
     async def drained(self) -> None:
         await self._out.drained()
 
-    def subscribe(self, run: Run) -> RunSubscription:
+    def subscribe(self, run: Run, life: Life) -> RunSubscription:
         """A new view of the run, registered now; an older one of this connection ends."""
         self.unsubscribe(run.ref.run_id)
         subscription = RunSubscription(
             run,
+            life,
             self._daemon.store,
             self._out,
             post=self._socket.post_frames,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
@@ -21,6 +22,7 @@ from car_trio.methods.context import Store
 from car_trio.methods.traces import is_turn
 from car_trio.nursery.framing import packed_frames
 from car_trio.nursery.outbound import Outbound
+from car_trio.state.absent import Life
 from car_trio.state.run import Passage, Run, passages
 from car_trio.store.reader import START, Page, Position
 from car_trio.wire.frames import encode
@@ -40,6 +42,7 @@ class RunSubscription:
     def __init__(
         self,
         run: Run,
+        life: Life,
         store: Store,
         out: Outbound,
         *,
@@ -51,6 +54,7 @@ class RunSubscription:
         self.cursor = 0
         self.position = START
         self._turns_at_position = 0
+        self._life = life
         self._store = store
         self._out = out
         self._post = post
@@ -105,9 +109,7 @@ class RunSubscription:
             await self._out.drained()
             before = self.position
             try:
-                page = await trio.to_thread.run_sync(self._next_page, abandon_on_cancel=True)
-            except FileNotFoundError:
-                page = Page([], before, 0, at_end=True)
+                page = await self._read()
             except OSError as error:
                 LOG.error("run %s cannot be read for a watcher, trying again: %s", self.run.ref.run_id, error)
                 await trio.sleep(RETRY_SECONDS)
@@ -127,6 +129,14 @@ class RunSubscription:
             return False
         self._behind = False
         return True
+
+    async def _read(self) -> Page:
+        """What comes next in the file: nothing, once the run is removed, although the next of its id may lie there."""
+        with suppress(FileNotFoundError):
+            page = await trio.to_thread.run_sync(self._next_page, abandon_on_cancel=True)
+            if not self._life.is_over:
+                return page
+        return Page([], self.position, 0, at_end=True)
 
     def _next_page(self) -> Page:
         until = self.run.durable_records if self.run.is_live else None

@@ -5,16 +5,37 @@ or removed. Each of these ends the question, and an answer that nobody waits for
 
 A run that is being removed is neither there nor gone: nobody may join it, and its file is not free yet. Nothing is
 known of it until the removal is settled.
+
+A file is found by its run's id, and an id can be used again. Who reads while others go on takes the run's `Life` when
+it decides to read, and looks at it when it has read: over means that what was read may be another run's.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from weakref import WeakValueDictionary
 
 from car_trio.state.run import Run, Ticket, from_row
 from car_trio.wire.runs import CatalogRow
 
 MAX_REMEMBERED = 1024
+
+
+class Lookup(Exception):  # noqa: N818 - a question, not a defect
+    """The rule needs to know whether the disk has this run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+
+class Life:
+    """From a run's start to its removal."""
+
+    __slots__ = ("__weakref__", "is_over")
+
+    def __init__(self) -> None:
+        self.is_over = False
 
 
 class Absent:
@@ -24,6 +45,7 @@ class Absent:
         self._known: OrderedDict[str, Run | None] = OrderedDict()
         self._questions: set[str] = set()
         self._leaving: dict[str, Ticket] = {}
+        self._lives: WeakValueDictionary[str, Life] = WeakValueDictionary()
 
     def find(self, run_id: str) -> Run | None:
         """Raises KeyError when only the disk can tell."""
@@ -39,7 +61,8 @@ class Absent:
             self._known.popitem(last=False)
 
     def appeared(self, run_id: str) -> None:
-        """It is in memory now."""
+        """It is in memory now, begun anew."""
+        self._end_life(run_id)
         self._questions.discard(run_id)
         self._known.pop(run_id, None)
 
@@ -79,4 +102,16 @@ class Absent:
         """The removal is settled."""
         del self._leaving[run_id]
         if gone:
+            self._end_life(run_id)
             self.learn(run_id, None)
+
+    # Lives
+
+    def life(self, run_id: str) -> Life:
+        """That of the run which has this id now, if one has. It is known for as long as somebody holds it."""
+        return self._lives.setdefault(run_id, Life())
+
+    def _end_life(self, run_id: str) -> None:
+        life = self._lives.pop(run_id, None)
+        if life is not None:
+            life.is_over = True

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Literal
 
-from car_trio.state.absent import Absent
+from car_trio.state.absent import Absent, Life, Lookup
 from car_trio.state.run import Passage, Recorder, Run, Ticket, Watcher, from_row, passages
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, Cuts, TurnTooLarge, ended_line, stamped, started_line
@@ -44,14 +44,6 @@ MAX_STARTED = 10_000
 MAX_TOOL_NAMES = 256
 MAX_TOOL_NAME = 256
 """How many different tool names of a run the catalog keeps for searching, and how many characters of each."""
-
-
-class Lookup(Exception):  # noqa: N818 - a question, not a defect
-    """The rule needs to know whether the disk has this run."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(run_id)
-        self.run_id = run_id
 
 
 class RunRegistry:
@@ -145,6 +137,10 @@ class RunRegistry:
         except Refusal:
             return None
         raise Lookup(run_id)
+
+    def life(self, run_id: str) -> Life:
+        """For whoever reads the file of the run that has this id now, to see afterwards that it was this run's."""
+        return self._absent.life(run_id)
 
     def current(self, session: Session) -> Run | None:
         """The connection's current run, while it is open."""

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from car_trio.config import Approvals, Environment
 from car_trio.methods.context import Answer
 from car_trio.methods.method import Method
-from car_trio.state.runs import Lookup
+from car_trio.state.absent import Lookup
 from tests.peer import Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")

@@ -6,12 +6,13 @@ import pytest
 import trio
 import trio.testing
 
+from car_trio.methods import traces
 from car_trio.methods.runs import taken_off
 from car_trio.nursery.duties import retention
 from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.peer import WAITS
 from car_trio.store.tickets import RemovalTicket
-from tests.peer import House, Peer, open_house
+from tests.peer import House, Peer, Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
@@ -117,3 +118,57 @@ async def test_a_question_that_nobody_answers_is_over(tmp_path, autojump_clock):
         with pytest.raises(OSError, match="the disk fails"):
             await LookupDesk(fail, house.daemon.runs).ask("key")
         assert not house.daemon.runs._absent._questions
+
+
+# What is read while the id comes to name another run
+
+
+async def recorded(peer: Peer, key: str, intent: str, count: int) -> None:
+    """An ended run of turns that say which run they are of."""
+    await peer.call("runs.start", {"intent": intent, "idempotency_key": key})
+    turns = [{"prompt": intent + "x" * 2000}] * 50
+    for _ in range(count // 50):
+        assert (await peer.call("runs.record_turns", {"run_id": key, "turns": turns}))["ok"]
+    outcome = {"status": "success" if intent == "first" else "failure"}
+    await peer.call("runs.complete", {"run_id": key, "outcome": outcome})
+
+
+async def used_again(house: House, peer: Peer, key: str) -> None:
+    host = await house.peer(host=True)
+    assert (await host.call("runs.remove", {"run_ids": [key]}))["removed"] == [key]
+    await recorded(peer, key, "second", 2000)
+
+
+async def test_a_watcher_that_is_slow_is_shown_nothing_of_the_next_run_of_the_id(
+    tmp_path, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(traces, "MAX_SNAPSHOT_BYTES", 1)
+    async with open_house(tmp_path) as house:
+        peer, slow = await house.peer("alice"), await house.peer(host=True, lockstep=True)
+        await recorded(peer, "key", "first", 2000)
+        await slow.call("runs.subscribe", {"run_id": "key"})
+        await trio.testing.wait_all_tasks_blocked()
+        await used_again(house, peer, "key")
+        shown = [await slow.notification("runs.trace.event")]
+        while shown[-1]["status"] == "in_progress":
+            shown.append(await slow.notification("runs.trace.event"))
+        assert {event["record"]["prompt"][:5] for event in shown[:-1]} == {"first"}
+        assert len(shown) < 2001
+        assert shown[-1]["record"]["termination"]["outcome"]["status"] == "success"
+
+
+async def test_a_read_that_waited_says_nothing_of_the_next_run_of_the_id(tmp_path, autojump_clock):
+    async with open_house(tmp_path) as house:
+        peer, slow = await house.peer("alice"), await house.peer(host=True, lockstep=True)
+        await recorded(peer, "large", "first", 1000)
+        await recorded(peer, "key", "first", 50)
+        large = await slow.request("runs.get_trace", {"run_id": "large"})
+        await trio.testing.wait_all_tasks_blocked()
+        read = await slow.request("runs.get_trace", {"run_id": "key"})
+        watch = await slow.request("runs.subscribe", {"run_id": "key"})
+        await trio.testing.wait_all_tasks_blocked()
+        await used_again(house, peer, "key")
+        assert len((await slow.reply(large))["records"]) == 1002
+        assert (await slow.reply(read)) == {"run_id": "key", "not_found": True}
+        with pytest.raises(Refused, match="unknown run_id"):
+            await slow.reply(watch)

@@ -10,8 +10,9 @@ import pytest
 from car_trio.state import absent
 from car_trio.state import run as run_module
 from car_trio.state import runs as runs_module
+from car_trio.state.absent import Lookup
 from car_trio.state.run import Passage, from_row, passages
-from car_trio.state.runs import Lookup, RunRegistry, slug
+from car_trio.state.runs import RunRegistry, slug
 from car_trio.state.session import Session
 from car_trio.state.turns import Body, TurnTooLarge, narrated
 from car_trio.store.tickets import RemovalTicket
