@@ -1,9 +1,10 @@
-"""loop: how long the event loop is blocked by one message of 1, 4 and 16 MiB, while other clients work.
+"""loop: how long the event loop is blocked by one message of 1, 4 and 16 MiB, under full load.
 
 Instruments in the daemon's own loop time every step of every task and a heart that beats in between
-(`torture.watched`). Each shape of value goes into each method that takes large input (`torture.loop_shapes`), beside a
-load of small calls. Allowed are 50 ms up to 4 MiB and 15 ms more for each MiB above. A message that seems to take
-longer is sent again a few times and the shortest counts, because the machine's other work can only lengthen it.
+(`torture.watched`). Each shape of value goes into each method that takes large input (`torture.loop_shapes`), beside
+all that the daemon can do otherwise (`torture.load`) and a client that must have its answers. Allowed are 50 ms up to
+4 MiB and 15 ms more for each MiB above. A message that seems to take longer is sent again a few times and the shortest
+counts, because the machine's other work can only lengthen it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import itertools
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -63,14 +66,14 @@ class Watched(DaemonProcess):
 
 def campaign(orders: Orders) -> Verdict:
     verdict = Verdict()
-    daemon = Watched(orders.directory / "home")
+    daemon = Watched(orders.directory / "home", {"CAR_TRIO_RUNS_MAX_TURNS": "1000000000"})
     daemon.start()
     every = itertools.product(SIZES, CARRIERS.items(), SHAPES)
     messages = [each for each in every if re.search(orders.only, figure_of(*each))]
     orders.dice.shuffle(messages)
     try:
-        with small_calls(daemon, verdict):
-            measure(verdict, "small calls alone", 1, lambda: idle(daemon))
+        with full_load(daemon, verdict), small_calls(daemon, verdict):
+            measure(verdict, "no large message", 1, lambda: idle(daemon))
             for number, (mib, carrier, shape) in enumerate(messages):
                 if not orders.go_on(number):
                     break
@@ -191,6 +194,22 @@ def bound(daemon: DaemonProcess, agent_id: str | None = AGENT) -> SecondClient:
 
     until(is_bound, "the agent is free")
     return client
+
+
+@contextmanager
+def full_load(daemon: DaemonProcess, verdict: Verdict) -> Generator[None]:
+    """Everything else that a daemon has to do, as much as it can."""
+    program = [sys.executable, "-m", "torture.load"]
+    place = [daemon.url.rsplit(":", 1)[1], daemon.token, daemon.host_token]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [*program, *place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as load:
+        assert load.stdout is not None
+        assert load.stdout.readline() == "loaded\n"
+        yield
+        said, _ = load.communicate()
+        verdict.expect(said.endswith(" messages\n"), "the load was given up")
+        verdict.counts["answers and events of the load"] += int(said.split()[0]) if said else 0
 
 
 @contextmanager

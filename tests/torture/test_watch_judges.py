@@ -10,7 +10,7 @@ from car_trio.nursery.framing import packed_frames
 from car_trio.nursery.subscriptions import RunSubscription
 from car_trio.state.run import Passage
 from tests.process.daemon_process import DaemonProcess
-from torture.loop import Watched, judge, longest_of, measure
+from torture.loop import Watched, full_load, judge, longest_of, measure
 from torture.orders import Orders, Verdict
 from torture.schedules import difference, run_schedules
 from torture.watch import sleepers, tell_ratio
@@ -111,3 +111,18 @@ def test_the_instrument_sees_a_planted_block_and_names_it(tmp_path: Path) -> Non
     finally:
         daemon.clean_up()
     assert "planted" in verdict.late[0]
+
+
+def test_a_load_that_the_daemon_does_not_bear_is_found(tmp_path: Path) -> None:
+    daemon = DaemonProcess(tmp_path / "home").start()
+    verdict = Verdict()
+    try:
+        with full_load(daemon, verdict):
+            pass
+        assert not verdict.findings
+        assert verdict.counts["answers and events of the load"] > 0
+        with full_load(daemon, verdict):
+            daemon.kill()
+    finally:
+        daemon.clean_up()
+    assert verdict.findings == ["the load was given up"]
