@@ -58,12 +58,18 @@ def test_every_measurement_gives_its_figures(tmp_path: Path) -> None:
         (Figure("b", "slow", 2.9, "x", at_least=3.0), "MISSED", ">= 3"),
         (Figure("b", "small", 12.0, "KiB", at_most=12.0), "met", "<= 12"),
         (Figure("b", "large", 12.1, "KiB", at_most=12.0), "MISSED", "<= 12"),
-        (Figure("b", "told", 5.0, "ms"), "", ""),
+        (Figure("b", "guarded", 5.0, "ms", at_most=7.0, is_guard=True), "met", "<= 7 (guard)"),
     ],
 )
 def test_a_figure_is_shown_with_its_target_and_whether_it_is_met(
     figure: Figure, verdict: str, target: str
 ) -> None:
-    assert (verdict or "ms") in row(figure)
+    assert verdict in row(figure)
     cells = [cell.strip() for cell in markdown([figure]).splitlines()[-1].split("|")]
     assert cells[3:5] == [target, verdict.replace("MISSED", "**missed**")]
+
+
+@pytest.mark.parametrize("targets", [{}, {"at_least": 1.0, "at_most": 2.0}])
+def test_a_figure_has_exactly_one_target(targets: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="aimless: a figure has one target"):
+        Figure("b", "aimless", 1.0, "x", **targets)
