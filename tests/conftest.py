@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
+
+# A test never asserts a time, and a machine that does other work is slow at any of them.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # A shell's job in the background ignores SIGINT, and so would every process that a test starts and means to interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -214,7 +214,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=VALUES, indent=st.sampled_from([None, 1]), is_ascii=st.booleans())
 def test_json_is_cut_and_laid_out_without_changing_a_token(
     screen: Screen, value: object, indent: int | None, is_ascii: bool

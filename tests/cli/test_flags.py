@@ -83,7 +83,7 @@ def by_cyclopts(function: Any, words: list[str]) -> Any:
     return app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(PLAIN | FLAGS | JOINED | ODD, max_size=6))
 @pytest.mark.parametrize("function", [example, chosen, several, first_and_more])
 def test_what_is_bound_at_once_is_what_cyclopts_would_have_bound(function: Any, words: list[str]) -> None:

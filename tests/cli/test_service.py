@@ -421,7 +421,7 @@ def command_line_of(unit: Path, runtime: Path) -> list[str]:
 def test_systemd_reads_back_every_word_as_it_was(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("units")
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.lists(WORDS, max_size=4))
     def check(words: list[str]) -> None:
         unit = folder / "words.service"

@@ -85,7 +85,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr(outbound, "SOFT_LIMIT", 900)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=40))
 def test_any_schedule_gives_each_watcher_the_exact_sequence(narrow, steps):
     clock = MockClock()

@@ -49,7 +49,7 @@ async def visited(pieces: list[bytes], handed: list[bytes]) -> bytes:
     return told
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PIECES, st.sampled_from([b"", *WHOLE]), st.integers(0, 60))
 def test_whatever_is_sent_there_is_at_most_one_answer_and_then_the_end(pieces, whole, cut):
     handed: list[bytes] = []

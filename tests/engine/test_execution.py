@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from car_trio.engine import execute, simulate
@@ -143,7 +143,6 @@ states = st.dictionaries(st.sampled_from(["k0", "k1", "k2"]), st.sampled_from([N
 
 
 @given(plans(), states)
-@settings(deadline=None)
 def test_tools_that_answer_at_once_give_the_sequential_rows(
     proposal: dict[str, Any], state: dict[str, Any]
 ) -> None:
@@ -169,7 +168,6 @@ def test_tools_that_answer_at_once_give_the_sequential_rows(
     states,
     st.lists(st.sampled_from([None, 0, 0.05, 1, 3]), min_size=7),
 )
-@settings(deadline=None)
 def test_with_slow_tools_every_row_is_final_once_and_in_proposal_order(
     proposal: dict[str, Any], state: dict[str, Any], delays: list[float | None]
 ) -> None:
@@ -194,7 +192,6 @@ def test_with_slow_tools_every_row_is_final_once_and_in_proposal_order(
 @given(
     plans(("ok", "fail", "slow")), st.integers(0, 6), st.lists(st.sampled_from([None, 0.05, 1]), min_size=7)
 )
-@settings(deadline=None)
 def test_a_cancelled_execution_still_delivers_what_is_finished_exactly_once(
     proposal: dict[str, Any], victim: int, delays: list[float | None]
 ) -> None:
@@ -215,7 +212,6 @@ def test_a_cancelled_execution_still_delivers_what_is_finished_exactly_once(
 
 
 @given(plans(("ok",)))
-@settings(deadline=None)
 def test_simulate_foretells_the_state_of_plans_whose_tools_change_none(proposal: dict[str, Any]) -> None:
     for action in proposal["actions"]:
         action.pop("expected_effects", None)

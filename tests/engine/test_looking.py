@@ -57,7 +57,7 @@ def json(value: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(plans())
 def test_a_plan_ends_alike_whether_large_values_are_kept_as_json_or_not(proposal) -> None:
     state = {"k0": {"x": 1}, "k1": [1]}

@@ -36,7 +36,7 @@ def lived(tmp_path: Path, when: str, defect: str | None) -> Verdict:
     ("defect", "when", "words"),
     [
         ("early", "before", ["acknowledged at", "there is no file of it", "unknown run_id"]),
-        ("torn", "half", ["a line is not JSON"]),
+        ("torn", "half", ["a line is not JSON", "not started, turns, one end"]),
         ("stale", "before", ["one end", "listed otherwise"]),
         ("two ends", "after", ["one end"]),
         ("ended again", "after", ["changed after its end", "one end"]),
