@@ -190,7 +190,7 @@ def damage(patient: Patient) -> Found:
     for fault in checked.faults:
         yield Finding(
             "error",
-            f"run {fault.run_id} line {fault.line}: {fault.what}",
+            fault.told,
             f"car-trio runs show {fault.run_id}",
         )
     if checked.torn_bytes and not patient.beside:

@@ -2,7 +2,8 @@
 
 A run that is whole has one `started` as its first record, turns whose positions rise by one from 0, and one `ended` as
 its last, unless it is still open. Every claim that does not hold names its line. A tail without a newline is no damage:
-a crash leaves one, and a daemon that is writing does.
+a crash leaves one, and a daemon that is writing does. A run that cannot be read is damaged too, and the others are
+looked at all the same.
 """
 
 from __future__ import annotations
@@ -20,19 +21,27 @@ from car_trio.cli.screen import counted, say_json, styled
 from car_trio.cli.timeline import decoded
 from car_trio.store.lock import lock_is_held
 from car_trio.store.reader import Record
-from car_trio.store.survey import measure, ref_of, summarize, survey
+from car_trio.store.survey import measure, obstructed, ref_of, summarize, survey
 from car_trio.wire.runs import CatalogRow, Damaged, Ended, RunRef, Started, Turn
 from car_trio.wire.text import one_line
 
 
 class Fault(msgspec.Struct):
-    """Something that is not as it must be. `line` counts from 1 within its file; `segment` names a continuation."""
+    """Something that is not as it must be. `line` counts from 1 within its file, and is 0 where it is about the run as
+    a whole; `segment` names a continuation."""
 
     run_id: str
     agent_id: str
     line: int
     segment: int
     what: str
+
+    @property
+    def told(self) -> str:
+        """Where it is and what."""
+        line = f" line {self.line}" if self.line else ""
+        continued = f" of continuation {self.segment}" if self.segment else ""
+        return f"run {self.run_id}{line}{continued}: {self.what}"
 
 
 class Checked(msgspec.Struct):
@@ -53,14 +62,12 @@ def verify(
 ) -> int:
     """Check every line of runs, and the catalog against them. Needs no daemon; changes nothing."""
     files = Files(home)
-    refs = [files.ref(name) for name in runs] or [found.ref for found in survey(files.disk, files.layout)]
-    checked = check(files, refs)
+    checked = check(files, [files.ref(name) for name in runs] or every_run(files))
     if json:
         say_json(checked)
     else:
         for fault in checked.faults:
-            where = f"line {fault.line}" + (f" of continuation {fault.segment}" if fault.segment else "")
-            print(styled(f"run {one_line(fault.run_id)} {where}: {fault.what}", "red"))
+            print(styled(one_line(fault.told), "red"))
         open_runs = f", {checked.open} still open" if checked.open else ""
         torn = f", {checked.torn_bytes} torn bytes at their ends" if checked.torn_bytes else ""
         print(
@@ -70,21 +77,27 @@ def verify(
     return DAMAGED if checked.faults else OK
 
 
+def every_run(files: Files) -> list[RunRef]:
+    """All runs, also those in whose place something else lies."""
+    found = [each.ref for each in survey(files.disk, files.layout)]
+    return [*found, *obstructed(files.disk, files.layout)]
+
+
 def check(files: Files, refs: Sequence[RunRef]) -> Checked:
     """Reads all of it, one record at a time."""
     checked = Checked(0, 0, 0, 0, 0, [])
     beside = lock_is_held(files.layout)
     for ref in refs:
+        found: list[tuple[int, int, str]] = []
         try:
-            checked.faults += [
-                Fault(ref.run_id, ref.agent_id, *fault) for fault in _faults(files, ref, checked)
-            ]
-            checked.faults += [
-                Fault(ref.run_id, ref.agent_id, 0, 0, what)
-                for what in _catalog_faults(files, ref, beside=beside)
-            ]
+            found.extend(_faults(files, ref, checked))
+            found.extend((0, 0, what) for what in _catalog_faults(files, ref, beside=beside))
         except FileNotFoundError:
             continue  # removed meanwhile
+        except OSError as error:
+            look = f"; look at {error.filename}" if error.filename is not None else ""
+            found.append((0, 0, f"cannot be read: {error.strerror}{look}"))
+        checked.faults += [Fault(ref.run_id, ref.agent_id, *fault) for fault in found]
         checked.runs += 1
     return checked
 

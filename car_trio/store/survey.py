@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from car_trio.store.disk import Disk
+from car_trio.store.disk import Disk, FileStat
 from car_trio.store.layout import Layout, decode_name, parse_run_file
 from car_trio.store.reader import Record, read_records
 from car_trio.wire.runs import CatalogRow, Ended, Outcome, RunRef, Started, status_of
@@ -66,11 +66,7 @@ def survey_agent(disk: Disk, layout: Layout, agent_id: str) -> list[Found]:
     """The runs of one agent, none when it has no directory."""
     runs: dict[str, Found] = {}
     first: set[str] = set()
-    try:
-        entries = disk.entries(layout.agent_directory(agent_id))
-    except FileNotFoundError:
-        return []
-    for name, stat in entries:
+    for name, stat in _entries(disk, layout, agent_id):
         parsed = parse_run_file(name)
         if parsed is None:
             continue
@@ -83,6 +79,22 @@ def survey_agent(disk: Disk, layout: Layout, agent_id: str) -> list[Found]:
         known = runs.get(run_id) or Found(RunRef(agent_id, run_id), 0, 0)
         runs[run_id] = Found(known.ref, known.bytes + stat.size, max(known.mtime_ns, stat.mtime_ns))
     return [found for run_id, found in runs.items() if run_id in first]
+
+
+def obstructed(disk: Disk, layout: Layout) -> Iterator[RunRef]:
+    """The runs in the place of whose first file something else lies. `survey` leaves them alone."""
+    for agent_id in agents(disk, layout):
+        for name, stat in _entries(disk, layout, agent_id):
+            parsed = parse_run_file(name)
+            if parsed is not None and parsed[1] == 0 and not stat.regular:
+                yield RunRef(agent_id, parsed[0])
+
+
+def _entries(disk: Disk, layout: Layout, agent_id: str) -> list[tuple[str, FileStat]]:
+    try:
+        return disk.entries(layout.agent_directory(agent_id))
+    except FileNotFoundError:
+        return []
 
 
 def find_run(disk: Disk, layout: Layout, run_id: str) -> RunRef | None:

@@ -64,6 +64,56 @@ def test_a_continuation_that_begins_with_such_a_line_is_damaged_there(shell: She
     assert "line 1 of continuation 1: not a record" in shell("runs", "verify").out
 
 
+# A run that cannot be read
+
+
+def test_verify_reports_what_lies_in_the_place_of_runs_and_checks_the_others(
+    shell: Shell, home: Path
+) -> None:
+    folder = write(home, A, whole(A)).parent
+    write(home, RunRef("agent", "run-b"), whole(RunRef("agent", "run-b")))
+    (folder / "run-0.jsonl").mkdir()
+    os.mkfifo(folder / "run-1.jsonl")
+    (folder / "run-b~1.jsonl").mkdir()
+    ran = shell("runs", "verify")
+    *said, total = ran.out.splitlines()
+    assert ran.code == 5
+    assert sorted(said) == [
+        f"run {run}: cannot be read: not a regular file (refused, never followed); look at {folder}/{file}"
+        for run, file in (
+            ("run-0", "run-0.jsonl"),
+            ("run-1", "run-1.jsonl"),
+            ("run-b", "run-b~1.jsonl"),
+        )
+    ]
+    assert total == "4 runs, 5 records, 3 turns: 3 faults"
+
+
+@pytest.mark.parametrize("named", [None, "file"])
+def test_verify_reports_a_run_that_may_not_be_read_and_checks_the_others(
+    shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    path = write(home, A, [started(A), b"{"])
+    write(home, RunRef("agent", "run-b"), [b"{"])
+    opened = Disk.open_read
+
+    def refuse(disk: Disk, asked: Path) -> int:
+        if asked == path:
+            raise PermissionError(13, "Permission denied", named and str(path))
+        return opened(disk, asked)
+
+    monkeypatch.setattr(Disk, "open_read", refuse)
+    faults = shell("runs", "verify", "--json").document["faults"]
+    look = f"; look at {path}" if named else ""
+    assert [(each["run_id"], each["line"], each["what"]) for each in faults] == [
+        ("run-a", 0, f"cannot be read: Permission denied{look}"),
+        ("run-b", 1, "not a record"),
+        ("run-b", 1, "there is no start"),
+    ]
+    found = shell("doctor", "--json").document["findings"]
+    assert f"run run-a: cannot be read: Permission denied{look}" in [each["what"] for each in found]
+
+
 # A root that is none
 
 
