@@ -7,7 +7,9 @@ import sys
 
 def main() -> None:
     from car_trio.cli.app import run
+    from car_trio.cli.streams import prepare
 
+    prepare()
     sys.exit(run(sys.argv[1:]))
 
 

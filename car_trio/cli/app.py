@@ -62,7 +62,18 @@ INTERRUPTED = 130
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit code. A user's mistake is one line on standard error, never a traceback."""
-    words = list(arguments)
+    try:
+        code = obey(list(arguments))
+        sys.stdout.flush()
+    except OSError as error:  # of the output: what else went wrong has been explained
+        from car_trio.cli.failures import explain
+
+        return explain(error) or OK
+    return code
+
+
+def obey(words: list[str]) -> int:
+    """Finds the command that the words name, and runs it."""
     if words and words[0] in HELP:
         return show_help("")
     if words == ["--version"]:
@@ -95,7 +106,6 @@ def call(name: str, words: Sequence[str]) -> int:
             return OK
         ready = bound(command, words)
         result = command(*ready.given, **ready.named) if ready else parse(name, command, words)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:

@@ -6,11 +6,11 @@ the client to fail.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 
 from car_trio.cli.app import DAMAGED, NO, OK, UNAUTHORISED, UNREACHABLE, USAGE
+from car_trio.cli.streams import OutputError, let_go
 from car_trio.config import ConfigError
 from car_trio.wire.errors import NOT_AUTHENTICATED, Refusal
 from car_trio.wire.text import one_line
@@ -47,10 +47,10 @@ def no_such(what: str, name: str, known: Iterable[str]) -> FailedError:
 
 def explain(error: Exception, command: str = "COMMAND") -> int | None:
     """Says what went wrong in a command and returns the exit code; None for a defect, which deserves its traceback."""
+    if isinstance(error, BrokenPipeError | OutputError):
+        let_go()
     if isinstance(error, BrokenPipeError):
-        # Whoever read along has seen enough. What stays in the buffer must not fail once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-        return OK
+        return OK  # whoever read along has seen enough
     code = _code(error)
     if code is not None:
         said = one_line(" ".join(_said(error).split()))

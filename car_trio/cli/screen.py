@@ -123,7 +123,10 @@ def page(lines: Iterable[str], *, pager: bool = True) -> None:
 
     # What git gives `less` too: colours as colours, and no page to leave where everything fits on one.
     variables = {"LESS": "FRX", **environment()}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=variables) as process:  # noqa: S603 - the user's own pager
+    encoding = sys.stdout.encoding
+    with subprocess.Popen(  # noqa: S603 - the user's own pager
+        command, stdin=subprocess.PIPE, encoding=encoding, errors="replace", env=variables
+    ) as process:
         assert process.stdin is not None
         try:
             for line in lines:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import trio
 
 from car_trio.cli.flags import Flag, Home
+from car_trio.cli.streams import let_go
 from car_trio.config import Config, ConfigError, environment, load
 from car_trio.nursery.logs import configure
 from car_trio.nursery.supervisor import Endpoint
@@ -132,5 +133,4 @@ def say_ready(config: Config, endpoint: Endpoint) -> None:
     try:
         print(f"car_trio ready {endpoint.url} (pid {os.getpid()}, home {config.home}{remote})", flush=True)
     except OSError:
-        # Nobody listens: no reason not to serve. What stays in the buffer must not fail once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        let_go()  # nobody listens: no reason not to serve
