@@ -96,12 +96,16 @@ def daemon(patient: Patient, home: str | None) -> list[Finding]:
     if not patient.beside:
         return [Finding("ok", "the daemon is down")]
     from car_trio.cli.calling import ask
-    from car_trio.client import CarError
+    from car_trio.cli.failures import FailedError
+    from car_trio.client import CarError, DaemonUnreachable, Disconnected
 
     try:
         health = ask(home, "server.health")
-    except CarError as error:
+    except (DaemonUnreachable, Disconnected) as error:
         return [Finding("error", f"the daemon does not answer: {error}", "restart it")]
+    except (CarError, FailedError) as error:
+        why, _, then = str(error).rpartition("; ")  # a refusal ends with what to do
+        return [Finding("error", f"the daemon cannot be asked: {why}", then)]
     found = [Finding("ok", f"the daemon answers, version {health['version']}")]
     if health["version"] != car_trio.__version__:
         found.append(Finding("warning", f"this is version {car_trio.__version__}", "restart the daemon"))

@@ -95,11 +95,13 @@ def _store_code(error: Exception) -> int | None:
 
 
 def _client_code(error: Exception) -> int | None:
-    from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected
+    from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected, TokenUnreadable
 
     match error:
         case DaemonUnreachable() | Disconnected():
             return UNREACHABLE
+        case TokenUnreadable():
+            return UNAUTHORISED
         case CallRefused():
             refused = error.code == NOT_AUTHENTICATED or any(word in error.message for word in DENIALS)
             return UNAUTHORISED if refused else NO

@@ -12,6 +12,7 @@ from typing import Literal
 from car_trio.cli.checks import Finding, Found, Patient, ok, tokens
 from car_trio.cli.status import DaemonFile
 from car_trio.cli.verifying import check as verified
+from car_trio.config import read_regular
 from car_trio.store.catalog_reader import open_reader
 from car_trio.store.survey import survey
 from car_trio.wire.runs import RunRef
@@ -84,8 +85,21 @@ def stale_tokens(patient: Patient) -> Found:
             yield Finding(
                 "warning", f"{path} is left of a daemon that has gone", "car-trio doctor --fix", path.unlink
             )
-        elif not path.is_file() and patient.beside and patient.config.server.auth:
-            yield Finding("error", f"{path} is not there: clients cannot authenticate", "restart the daemon")
+        elif patient.beside and patient.config.server.auth and (why := unreadable(path)):
+            yield Finding(
+                "error",
+                f"{path} cannot be read: {why}: clients cannot authenticate",
+                "make it readable for you; if it is not there, or is no file, move it away and restart the daemon",
+            )
+
+
+def unreadable(path: Path) -> str | None:
+    """Why the file cannot be read; None when it can."""
+    try:
+        read_regular(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def port(patient: Patient) -> Found:

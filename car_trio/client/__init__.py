@@ -19,6 +19,8 @@ from car_trio.client.errors import (
     Disconnected,
     RunNotCurrent,
     TerminalToolError,
+    TokenRefused,
+    TokenUnreadable,
     TurnsDropped,
     WatchReplaced,
 )
@@ -45,6 +47,8 @@ __all__ = [
     "RunNotCurrent",
     "Submitted",
     "TerminalToolError",
+    "TokenRefused",
+    "TokenUnreadable",
     "TurnsDropped",
     "Watch",
     "WatchEvent",

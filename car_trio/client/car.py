@@ -21,7 +21,7 @@ import trio
 
 from car_trio.client.aside import SetAside
 from car_trio.client.chatting import Chat, conversation
-from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected
+from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected, TokenRefused
 from car_trio.client.finding import Search
 from car_trio.client.hosting import HostWatch
 from car_trio.client.link import GOODBYE_SECONDS, Link
@@ -225,15 +225,21 @@ class Car:
         token = self._identity.token or self._search.token()
         try:
             await self._show(link, token)
-        except CallRefused:
+        except CallRefused as refused:
             # The daemon may have restarted, with a new token, between the reading and the asking.
             fresh = self._identity.token or self._search.token()
             if fresh == token:
-                raise
+                raise self._by_its_source(refused, token) from None
             await self._show(link, fresh)
         secret = self._search.host_token() if self._identity.host else None
         if secret is not None:
             await link.call("session.auth", Authenticate(host_token=secret))
+
+    def _by_its_source(self, refused: CallRefused, token: str | None) -> CallRefused:
+        """The refusal, told by what the caller can mend."""
+        is_found = self._identity.token is None and self._search.is_of_environment(token)
+        is_token = refused.message.startswith("auth failed: token mismatch")
+        return TokenRefused(refused) if is_found and is_token else refused
 
     async def _show(self, link: Link, token: str | None) -> None:
         if token is not None or self._identity.agent_id is not None:
@@ -266,8 +272,9 @@ async def connect(
     `agent_id` binds the connection to that agent; `host` asks for the host role with the host's token file;
     `home` is the state root.
 
-    Raises `DaemonUnreachable` when nobody answers and `CallRefused` when the daemon does not accept the
-    token. An exception of the block passes through as it is, not in a group.
+    Raises `DaemonUnreachable` when nobody answers, `CallRefused` when the daemon does not accept the token
+    (`TokenRefused` that of `CAR_AUTH_TOKEN`), and `TokenUnreadable` for a host's token file that cannot be read.
+    An exception of the block passes through as it is, not in a group.
     """
     car = Car(Search(url, socket, home), Identity(token, agent_id, host))
     async with trio.open_nursery() as sockets:

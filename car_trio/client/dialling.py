@@ -31,6 +31,9 @@ CONNECT_SECONDS = 5.0
 MAX_MESSAGE_LENGTH = 64 * 1024 * 1024
 """The daemon's replies reach 30 MB; twice that and some is a defect, not a reply."""
 
+MOST_SAID = 300
+"""How much of an answer that is none is shown."""
+
 RECEIVE_BYTES = 256 * 1024
 
 SOCKET_ENDED = (ConnectionClosed, ProtocolError)
@@ -112,11 +115,16 @@ def in_words(error: BaseException) -> str:
     return os.strerror(number) if number > 0 else str(error)
 
 
+def _answered(body: bytes) -> str:
+    """What a server says for itself, if that is a line for a person."""
+    text = body.decode(errors="replace").strip()
+    return "with a web page: it is no daemon" if text.startswith("<") else text.partition("\n")[0][:MOST_SAID]
+
+
 def unreachable(endpoint: Endpoint, error: BaseException | None) -> DaemonUnreachable:
     match error:
         case ConnectionRejected():
-            body = (error.body or b"").decode(errors="replace").strip()
-            why = f"it answers HTTP {error.status_code} {body}".rstrip()
+            why = f"it answers HTTP {error.status_code} {_answered(error.body or b'')}".rstrip()
         case trio.TooSlowError():
             why = f"nothing that speaks WebSocket within {CONNECT_SECONDS:g} s"
         case OSError():

@@ -1,12 +1,14 @@
 """What can go wrong for a client, one type per thing the caller would do about it.
 
 `DaemonUnreachable`: start the daemon or correct the address. `CallRefused`: the daemon answered no; read why.
+`TokenRefused` and `TokenUnreadable`: correct where the token comes from.
 `Disconnected`: nobody knows whether the call took effect. `TurnsDropped` and `WatchReplaced` are answers that
 look like success on the wire and would lose something if they were overlooked, so here they are exceptions.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -34,6 +36,28 @@ class CallRefused(CarError):  # noqa: N818 - a refusal is an answer, not a defec
         self.code = code
         self.message = message
         self.data = data
+
+
+class TokenRefused(CallRefused):
+    """The daemon does not take the token of `CAR_AUTH_TOKEN`, which wins over the file that has the right one."""
+
+    def __init__(self, refused: CallRefused) -> None:
+        super().__init__(
+            refused.code,
+            "auth failed: the token in CAR_AUTH_TOKEN is not this daemon's; unset CAR_AUTH_TOKEN or correct it",
+            refused.data,
+        )
+
+
+class TokenUnreadable(CarError):  # noqa: N818 - named for the situation, as the caller sees it
+    """The file of the host token is there and cannot be read, so the host role cannot be had."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"the host token {path} cannot be read: {why}; make it a file that you can read, or ask as the user "
+            "who started the daemon"
+        )
+        self.path = path
 
 
 class Disconnected(CarError):  # noqa: N818 - named for the situation, as the caller sees it

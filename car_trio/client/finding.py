@@ -19,8 +19,10 @@ import msgspec
 from msgspec import Struct
 
 from car_trio import config
+from car_trio.client.errors import TokenUnreadable
 
 DEFAULT_URL = "ws://127.0.0.1:9100"
+FORMS = "expected ws://host:port, with a port up to 65535, or ws+unix:///path/to/socket"
 AUTH_TOKEN, HOST_TOKEN = "auth-token", "host-token"
 
 
@@ -72,15 +74,15 @@ class Search:
         """The daemon's address: arguments, a home among them, then `CAR_DAEMON_URL`, then `run/daemon.json`, then the
         socket of a state root that was named, or else the default.
 
-        Raises `ValueError` for an address of another form than `ws://host[:port]` or `ws+unix:///path`.
+        Raises `ValueError` for an address of another form than `ws://host[:port]` or `ws+unix:///path`, and says whose.
         """
         environ = config.environment()
         if self.socket is not None:
             return Endpoint(Unix(str(self.socket)), "the socket argument")
         if self.url is not None:
-            return Endpoint(parse_address(self.url), "the url argument")
+            return _endpoint(self.url, "the url argument")
         if environ.get("CAR_DAEMON_URL") and self.home is None:
-            return Endpoint(parse_address(environ["CAR_DAEMON_URL"]), "from CAR_DAEMON_URL")
+            return _endpoint(environ["CAR_DAEMON_URL"], "from CAR_DAEMON_URL")
         root = config.state_root(environ, self.home)
         return _from_daemon_file(root, is_named=bool(self.home or environ.get("CAR_HOME")))
 
@@ -91,31 +93,54 @@ class Search:
         of_home = None if self.home is None else self._secret(environ, AUTH_TOKEN)
         return of_home or environ.get("CAR_AUTH_TOKEN") or self._secret(environ, AUTH_TOKEN)
 
+    def is_of_environment(self, token: str | None) -> bool:
+        """Whether this token is the one that `CAR_AUTH_TOKEN` holds."""
+        return token is not None and token == config.environment().get("CAR_AUTH_TOKEN")
+
     def host_token(self) -> str | None:
-        """The secret that gives the host role, if its file can be read."""
-        return self._secret(config.environment(), HOST_TOKEN)
+        """The secret that gives the host role; none where there is no file of it. Raises `TokenUnreadable`."""
+        path = self._file(config.environment(), HOST_TOKEN)
+        try:
+            return _read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenUnreadable(path, getattr(error, "strerror", "it is not text")) from None
 
     def _secret(self, environ: Mapping[str, str], name: str) -> str | None:
         try:
-            return (
-                config.read_regular(config.token_directory(environ, self.home) / name).decode().strip()
-                or None
-            )
+            return _read(self._file(environ, name))
         except (OSError, UnicodeDecodeError):
             return None
+
+    def _file(self, environ: Mapping[str, str], name: str) -> Path:
+        return config.token_directory(environ, self.home) / name
+
+
+def _read(path: Path) -> str | None:
+    return config.read_regular(path).decode().strip() or None
 
 
 def parse_address(url: str) -> Tcp | Unix:
     """`ws://host[:port][/path]` or `ws+unix:///path/to/socket` as an address; anything else is a
     `ValueError`."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"its host or port cannot be read; {FORMS}") from None
     if parts.scheme == "ws+unix" and parts.path:
         return Unix(unquote(parts.path))
     if parts.scheme == "ws" and parts.hostname:
-        return Tcp(parts.hostname, parts.port or 80, parts.path or "/")
-    raise ValueError(
-        f"{url!r} is not a daemon's address; expected ws://host:port or ws+unix:///path/to/socket"
-    )
+        return Tcp(parts.hostname, port or 80, parts.path or "/")
+    raise ValueError(f"it has another form; {FORMS}")
+
+
+def _endpoint(url: str, found_by: str) -> Endpoint:
+    try:
+        return Endpoint(parse_address(url), found_by)
+    except ValueError as error:
+        raise ValueError(f"{url!r} ({found_by}) is not a daemon's address: {error}") from None
 
 
 class _DaemonFile(Struct):
@@ -134,9 +159,9 @@ def _from_daemon_file(root: Path, *, is_named: bool) -> Endpoint:
         written = _DaemonFile()
         why = f"as there is no {path}"
     if written.url:
-        return Endpoint(parse_address(written.url), f"from {path}")
+        return _endpoint(written.url, f"from {path}")
     if written.socket:
         return Endpoint(Unix(written.socket), f"from {path}")
     if is_named:
         return Endpoint(Unix(str(root / "run" / "car.sock")), f"the socket of that home, {why}")
-    return Endpoint(parse_address(DEFAULT_URL), f"the default, {why}")
+    return _endpoint(DEFAULT_URL, f"the default, {why}")

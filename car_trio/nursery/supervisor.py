@@ -197,7 +197,9 @@ def open_doors(
     """Starts accepting connections, and visitors of the page, some of whom become connections."""
     endpoints.listen(listeners, welcome)
     if endpoints.page is not None:
-        page = Page(server, endpoints.page.port, lambda stream, said: welcome(stream, False, said))
+        page = Page(
+            server, endpoints.page.port, endpoints.url, lambda stream, said: welcome(stream, False, said)
+        )
         endpoints.page.listen(listeners, partial(page.welcome, listeners))
         LOG.info("the page is at %s; car-trio ui opens it", endpoints.page.url)
 

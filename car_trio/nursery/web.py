@@ -88,10 +88,12 @@ def page_files() -> dict[str, Answer]:
 
 
 class Page:
-    """The page's port. `upgrade` takes over the stream of a WebSocket, with its request and what came behind it."""
+    """The page's port. `daemon_url` is for programs that take it for the daemon's. `upgrade` takes over the stream of a
+    WebSocket, with its request and what came behind it."""
 
-    def __init__(self, server: Server, port: int, upgrade: Upgrade) -> None:
+    def __init__(self, server: Server, port: int, daemon_url: str, upgrade: Upgrade) -> None:
         self._guard = Guard(port, server.allowed_hosts)
+        self._daemon_url = daemon_url
         self._upgrade = upgrade
         self._most = server.max_unauthenticated
         self._request_seconds = server.handshake_seconds
@@ -123,10 +125,14 @@ class Page:
         if method not in may:
             allowed = ", ".join(may)
             return text(http.HTTPStatus.METHOD_NOT_ALLOWED, f"only {allowed}\n", ("Allow", allowed))
+        is_socket = [each.lower() for each in values(headers, "upgrade")] == ["websocket"]
+        if path != RPC and is_socket:
+            said = f"this is the port of the page; the daemon is at {self._daemon_url}\n"
+            return text(http.HTTPStatus.MISDIRECTED_REQUEST, said)
         if path != RPC:
             nothing = text(http.HTTPStatus.NOT_FOUND, "there is nothing here; the page is /\n")
             return self.routes.get(path, nothing)
-        if [each.lower() for each in values(headers, "upgrade")] != ["websocket"]:
+        if not is_socket:
             wanted = ("Upgrade", "websocket")
             return text(http.HTTPStatus.UPGRADE_REQUIRED, "this is for WebSockets\n", wanted)
         return None

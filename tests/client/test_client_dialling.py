@@ -79,6 +79,28 @@ async def test_a_daemon_that_rejects_the_upgrade_is_quoted(nursery: trio.Nursery
 
 
 @pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<!doctype html>\n<html>...", "HTTP 421 with a web page: it is no daemon."),
+        (b"\n" + b"x" * 5000 + b"\nmore", f"HTTP 421 {'x' * 300}."),
+    ],
+)
+async def test_an_answer_that_is_no_line_for_a_person_is_not_shown(
+    nursery: trio.Nursery, body: bytes, said: str
+) -> None:
+    async def serve_page(request: Any) -> None:
+        await request.reject(421, body=body)
+
+    server = await nursery.start(serve_websocket, serve_page, "127.0.0.1", 0, None)
+    with trio.fail_after(5):
+        with pytest.raises(DaemonUnreachable) as caught:
+            async with connect(f"ws://127.0.0.1:{server.port}"):
+                raise AssertionError("connected to a page")
+    assert said in str(caught.value)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
     "answer", [b"SSH-2.0-OpenSSH_9\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
 )
 async def test_something_that_is_not_a_daemon_is_recognised(answer: bytes, monkeypatch: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from car_trio.client import TokenUnreadable
 from car_trio.client.finding import Search, Tcp, Unix, parse_address
 
 
@@ -102,6 +104,37 @@ def test_the_forms_of_an_address(url: str, address: Tcp | Unix, header: str) -> 
 def test_an_address_of_another_form_is_refused_in_words(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected ws://|[Pp]ort"):
         parse_address(url)
+
+
+@pytest.mark.parametrize("url", ["ws://h:port", "ws://h:99999", "ws://[h", "http://h:1"])
+def test_an_address_that_cannot_be_used_is_refused_with_who_said_so(
+    monkeypatch: pytest.MonkeyPatch, daemon_file: Path, url: str
+) -> None:
+    daemon_file.write_text(json.dumps({"url": url}))
+    for found, source in (
+        (Search, f"from {daemon_file}"),
+        (lambda: Search(url), "the url argument"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"'{url}' ({source}) is not a daemon's address")):
+            found().endpoint()
+    monkeypatch.setenv("CAR_DAEMON_URL", url)
+    with pytest.raises(ValueError, match=re.escape(f"'{url}' (from CAR_DAEMON_URL) is not a daemon's")):
+        Search().endpoint()
+
+
+def test_a_host_token_that_is_there_and_cannot_be_read_is_named(
+    tmp_path: Path, give_tokens: Callable[..., None]
+) -> None:
+    give_tokens(auth_token="file", host_token="host")
+    path = tmp_path / "home" / "ai.parslee.car" / "host-token"
+    path.write_bytes(b"\xff")
+    with pytest.raises(TokenUnreadable, match=re.escape(f"{path} cannot be read: it is not text; make it")):
+        Search().host_token()
+    path.unlink()
+    assert Search().host_token() is None
+    path.mkdir()
+    with pytest.raises(TokenUnreadable, match=re.escape(f"{path} cannot be read: it is not a regular file")):
+        Search().host_token()
 
 
 def test_the_token_of_the_environment_wins_over_the_file(

@@ -109,6 +109,19 @@ async def test_every_answer_is_closed_to_others_and_names_no_server(tmp_path, au
             assert not any(name.startswith("Access-Control") for name in said.headers)
 
 
+async def test_a_program_that_takes_it_for_the_daemons_port_is_told_the_daemons_address(
+    tmp_path, autojump_clock
+):
+    sockets = [header for header in UPGRADE if not header.startswith("Origin")]
+    async with open_house(tmp_path, page=True) as house:
+        for path in ("/", "/rpc/x"):
+            said = await asked(house, request(f"GET {path} HTTP/1.1", *sockets))
+            assert (said.status, said.body) == (
+                421,
+                b"this is the port of the page; the daemon is at ws://memory\n",
+            )
+
+
 async def test_head_tells_what_get_would_without_the_body(tmp_path, autojump_clock):
     async with open_house(tmp_path, page=True) as house:
         for path in ("/", "/nothing"):
@@ -375,12 +388,12 @@ async def test_a_websocket_is_asked_for_no_extension_and_gets_no_cookie_of_other
 
 
 def remembering(handed: list[bytes], init: Any) -> Any:
-    def remember(self: Page, server: Any, port: int, upgrade: Any) -> None:
+    def remember(self: Page, server: Any, port: int, daemon_url: str, upgrade: Any) -> None:
         def look(stream: trio.abc.Stream, said: bytes) -> object:
             handed.append(said)
             return upgrade(stream, said)
 
-        init(self, server, port, look)
+        init(self, server, port, daemon_url, look)
 
     return remember
 

@@ -31,7 +31,7 @@ async def visited(pieces: list[bytes], handed: list[bytes]) -> bytes:
         handed.append(said)
         nursery.start_soon(trio.aclose_forcefully, stream)
 
-    page = Page(Server(), 9101, take)
+    page = Page(Server(), 9101, "ws://127.0.0.1:9100", take)
     ours, theirs = memory_stream_pair()
     told = b""
     async with trio.open_nursery() as nursery:

@@ -23,14 +23,15 @@ from tests.process.daemon_process import (
 )
 
 
-def ran(home: Path, *words: str, stdin: str = "") -> tuple[int, str, str]:
+def ran(home: Path, *words: str, stdin: str = "", **variables: str) -> tuple[int, str, str]:
+    """A command on this home; with variables they name it, since a flag would win over them."""
     done = subprocess.run(
-        command(*words, "--home", str(home)),
+        command(*words) if variables else command(*words, "--home", str(home)),
         input=stdin,
         capture_output=True,
         text=True,
         check=False,
-        env=clean_environment({}),
+        env=clean_environment({"CAR_HOME": str(home), **variables} if variables else {}),
         timeout=PATIENCE,
     )
     return done.returncode, done.stdout, done.stderr
@@ -333,6 +334,54 @@ def test_approvals_are_shown_once_as_they_are_requested_in_every_life_of_the_dae
     fourth = request(4)
     until(lambda: watch.ids()[3:] == [fourth])
     assert watch.stop() == 0
+
+
+def test_a_stale_token_of_the_environment_is_named_and_the_daemon_is_not_blamed(
+    daemon: DaemonProcess,
+) -> None:
+    said = "the token in CAR_AUTH_TOKEN is not this daemon's; unset CAR_AUTH_TOKEN or correct it"
+    assert ran(daemon.home, "agents", "ls", CAR_AUTH_TOKEN="stale") == (
+        4,
+        "",
+        f"car-trio: auth failed: {said}\n",
+    )
+    code, out, _ = ran(daemon.home, "doctor", "--json", CAR_AUTH_TOKEN="stale")
+    (found,) = [each for each in json.loads(out)["findings"] if each["level"] == "error"]
+    assert code == 1
+    assert f"{found['what']}; {found['next']}" == f"the daemon cannot be asked: auth failed: {said}"
+
+
+def test_the_pages_port_in_the_place_of_the_daemons_names_the_daemons(daemon: DaemonProcess) -> None:
+    page = json.loads((daemon.home / "run" / "daemon.json").read_text())["web_url"]
+    url = page.replace("http", "ws").rstrip("/")
+    code, out, err = ran(daemon.home, "agents", "ls", CAR_DAEMON_URL=url)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "(from CAR_DAEMON_URL)" in err
+    assert f"this is the port of the page; the daemon is at {daemon.url}." in err
+
+
+def test_an_address_that_is_none_names_who_said_it(daemon: DaemonProcess) -> None:
+    code, _, err = ran(daemon.home, "agents", "ls", CAR_DAEMON_URL="ws://127.0.0.1:99999")
+    assert code == 2
+    assert "'ws://127.0.0.1:99999' (from CAR_DAEMON_URL) is not a daemon's address: " in err
+    code, out, _ = ran(daemon.home, "doctor", "--json", CAR_DAEMON_URL="ws://127.0.0.1:99999")
+    (found,) = [each for each in json.loads(out)["findings"] if each["level"] == "error"]
+    assert (code, found["next"].startswith("expected ws://host:port")) == (1, True)
+
+
+def test_a_host_token_that_cannot_be_read_is_named_with_what_to_do(daemon: DaemonProcess) -> None:
+    token = daemon.home / "ai.parslee.car" / "host-token"
+    token.rename(daemon.home / "kept")
+    token.mkdir()
+    code, out, err = ran(daemon.home, "agents", "ls")
+    assert (code, out) == (4, "")
+    assert err.startswith(f"car-trio: the host token {token} cannot be read: it is not a regular file; make ")
+    found = json.loads(ran(daemon.home, "doctor", "--json")[1])["findings"]
+    errors = {each["check"]: each["what"] for each in found if each["level"] == "error"}
+    assert f"{token} cannot be read: it is not a regular file" in errors["stale_tokens"]
+    assert errors["daemon"].startswith(f"the daemon cannot be asked: the host token {token} cannot be read")
+    token.rmdir()
+    (daemon.home / "kept").rename(token)
 
 
 def test_every_run_that_begins_is_followed_though_the_files_are_looked_at_once(
