@@ -15,7 +15,7 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Struct, field
@@ -276,18 +276,24 @@ def _read_file(path: Path, sections: dict[str, dict[str, Any]], warnings: list[s
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}; correct that line or remove the file") from error
     for name, table in document.items():
-        if name not in SECTIONS or not isinstance(table, dict):
-            warnings.append(f"{path}: unknown section [{name}] is ignored")
-            continue
-        _read_table(path, name, cast(dict[str, Any], table), sections[name], warnings)
+        if name in SECTIONS and isinstance(table, dict):
+            _read_table(path, name, cast(dict[str, Any], table), sections[name], warnings)
+        else:
+            what = (
+                f"unknown section [{name}]" if isinstance(table, dict) else f"{name}, which is in no section,"
+            )
+            warnings.append(f"{path}: {what} is ignored; the sections are {', '.join(SECTIONS)}")
 
 
 def _read_table(
     path: Path, section: str, table: dict[str, Any], into: dict[str, Any], warnings: list[str]
 ) -> None:
     for key, value in table.items():
-        if key not in SECTIONS[section].__struct_fields__:
-            warnings.append(f"{path}: unknown key [{section}] {key} is ignored")
+        known = SECTIONS[section].__struct_fields__
+        if key not in known:
+            warnings.append(
+                f"{path}: unknown key [{section}] {key} is ignored; its keys are {', '.join(known)}"
+            )
             continue
         _store(section, key, value, f"{path}: [{section}] {key}", into, warnings, strict=True)
 
@@ -333,7 +339,8 @@ def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -
     try:
         checked = msgspec.convert(value, wanted, strict=strict)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source} is {value!r}: {str(error).replace('`', '')}") from error
+        said = _allowed(wanted) or str(error).replace("`", "")
+        raise ConfigError(f"{source} is {value!r}: {said}") from error
     if isinstance(checked, float) and not math.isfinite(checked):
         raise ConfigError(f"{source} is {value!r}: must be a finite number")
     if checked is None:
@@ -345,6 +352,13 @@ def _checked(section: str, key: str, value: Any, source: str, *, strict: bool) -
     if key == "port" and checked > MAX_PORT:
         raise ConfigError(f"{source} is {value!r}: a port is 0 to 65535 (0 = any free one)")
     return checked
+
+
+def _allowed(wanted: Any) -> str | None:
+    """The values of a type that has few."""
+    if get_origin(wanted) is Literal:
+        return f"expected one of {', '.join(get_args(wanted))}"
+    return "expected true or false" if wanted is bool else None
 
 
 def _protocol_environment(environ: Mapping[str, str]) -> Environment:

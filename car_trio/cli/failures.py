@@ -60,9 +60,17 @@ def explain(error: Exception, command: str = "COMMAND") -> int | None:
 
 
 def _said(error: Exception) -> str:
-    """The error's own words; for what was left over of a command line, ours."""
-    left_over = getattr(error, "unused_tokens", None) if _is_of_cyclopts(error) else None
-    return f"nothing more is expected at {' '.join(map(repr, left_over))}" if left_over else str(error)
+    """The error's own words; for what cyclopts says of words that it could not place, ours."""
+    words: list[str] = getattr(error, "unused_tokens", None) or []
+    match type(error).__name__ if _is_of_cyclopts(error) else "":
+        case "UnusedCliTokensError":
+            return f"nothing more is expected at {' '.join(map(repr, words))}"
+        case "MissingArgumentError" if (flag := getattr(error, "keyword", None)) in words[:-1]:
+            word = words[words.index(flag) + 1]
+            sign = f"; an age is written without a sign: {flag} {word[1:]}" if word[1:2].isdigit() else ""
+            return f"{flag} wants a value, and {word!r} is taken for a flag{sign}"
+        case _:
+            return str(error)
 
 
 def _code(error: Exception) -> int | None:

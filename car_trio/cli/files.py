@@ -133,5 +133,6 @@ def point_in_time(flag: str, text: str | None) -> str | None:
         return rfc3339(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         raise FailedError(
-            f"{flag} is '{text}': expected an age like 30d or 2h, a date or an RFC 3339 time", USAGE
+            f"{flag} is '{text}': expected an age like 30d or 2h, without a sign, a date or an RFC 3339 time",
+            USAGE,
         ) from None

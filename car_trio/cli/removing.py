@@ -65,6 +65,8 @@ def prune(
         for row in files.search(SearchRuns(agent_id=agent, limit=500))
         if row.ended_at is not None and row.ended_at < before
     ]
+    if agent is not None and not rows:
+        files.require_agent(agent)
     return remove(files, rows, dry_run=dry_run, yes=yes, home=home, json=json)
 
 

@@ -80,9 +80,6 @@ def _source(config: Config, written: dict[str, Any], section: str, key: str) -> 
     table = written.get(section)
     if isinstance(table, dict) and key in table:
         sources.append(str(config.home / "config.toml"))
-    refused = [
-        source
-        for source in sources
-        if any(source in each and key in each.lower() for each in config.warnings)
-    ]
-    return next((source for source in sources if source not in refused), "default")
+    places = [source if source in variables else f"{source}: [{section}] {key}" for source in sources]
+    refused = [any(each.startswith(f"{place} is ") for each in config.warnings) for place in places]
+    return next((source for source, no in zip(sources, refused, strict=True) if not no), "default")

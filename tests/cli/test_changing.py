@@ -109,6 +109,16 @@ def test_nothing_to_prune_is_well(shell: Shell, home: Path) -> None:
     assert shell("runs", "prune", "--older-than", "never").code == 2
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--dry-run"]])
+def test_the_runs_of_an_agent_that_has_none_are_not_pruned_in_silence(
+    shell: Shell, runs: Path, flags: list[str]
+) -> None:
+    ran = shell("runs", "prune", "--older-than", "30d", "--agent", "agnet", *flags)
+    assert (ran.code, ran.out) == (1, "")
+    assert "there is no agent 'agnet'; the nearest is 'agent'" in ran.err
+    assert shell("runs", "prune", "--older-than", "9000d", "--agent", "agent", *flags).code == 0
+
+
 def test_the_catalog_is_made_anew_whatever_it_was(shell: Shell, home: Path, runs: Path) -> None:
     (home / "catalog.sqlite").write_bytes(b"not a catalog at all")
     assert shell("runs", "reindex").out == "5 runs in the catalog\n"

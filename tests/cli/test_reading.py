@@ -170,6 +170,23 @@ def test_a_wrong_flag_is_usage(shell: Shell, words: list[str]) -> None:
     assert len(ran.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--since", "-5m"], "--since wants a value, and '-5m' is taken for a flag; an age is written without a sign: --since 5m"),
+        (["--json", "--until", "-2h", "--limit", "3"], "an age is written without a sign: --until 2h"),
+        (["--since=-5m"], "--since is '-5m': expected an age like 30d or 2h, without a sign, a date or an RFC 3339 time"),
+        (["--since", "--json"], "--since wants a value, and '--json' is taken for a flag (car-trio"),
+        (["--json=maybe"], "Invalid value for --json"),
+        (["word", "--json"], "nothing more is expected at 'word'"),
+    ],
+)  # fmt: skip
+def test_a_flag_without_its_value_says_how_that_is_written(shell: Shell, words: list[str], said: str) -> None:
+    ran = shell("runs", "ls", *words)
+    assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+    assert said in ran.err
+
+
 # runs show
 
 

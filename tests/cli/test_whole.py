@@ -181,6 +181,26 @@ def test_each_setting_says_where_it_comes_from(
     assert "odd" in shell("config", "show").out
 
 
+def test_what_is_ignored_says_where_it_stands_and_what_would_be_read(shell: Shell, home: Path) -> None:
+    home.mkdir()
+    file = home / "config.toml"
+    file.write_text(
+        "port = 1\nweb = 3\n[odd]\na = 1\n[runs]\nmax_turn = 3\ndurability = 'x'\n[server]\nport = 5\n"
+    )
+    document = shell("config", "show", "--json").document
+    sections = "is ignored; the sections are server, runs, approvals, permissions, web, log"
+    assert document["warnings"] == [
+        f"{file}: port, which is in no section, {sections}",
+        f"{file}: web, which is in no section, {sections}",
+        f"{file}: unknown section [odd] {sections}",
+        f"{file}: unknown key [runs] max_turn is ignored; its keys are durability, sync_interval_ms, "
+        "max_per_agent, max_age_days, grace_ms, max_turns, keep_free_bytes",
+        f"{file}: [runs] durability is 'x': expected one of always, interval, os; the default is used",
+    ]
+    sources = {(each["section"], each["key"]): each["source"] for each in document["settings"]}
+    assert (sources["server", "port"], sources["runs", "durability"]) == (str(file), "default")
+
+
 def test_a_setting_that_cannot_be_used_is_exit_2(shell: Shell, home: Path) -> None:
     home.mkdir()
     (home / "config.toml").write_text("[server]\nport = 'many'\n")

@@ -94,10 +94,11 @@ def test_an_unknown_command_is_named() -> None:
         ("[server]\ndrain_seconds = -1\n", "[server] drain_seconds is -1"),
         ("[server]\ndrain_seconds = nan\n", "[server] drain_seconds is nan"),
         ("[server]\nmax_in_flight = 0\n", "[server] max_in_flight is 0"),
-        ("[server]\nauth = 'no'\n", "[server] auth is 'no'"),
+        ("[server]\nauth = 'no'\n", "[server] auth is 'no': expected true or false"),
         ("[server]\nallowed_hosts = 'box'\n", "[server] allowed_hosts is 'box'"),
         ("[approvals]\nmethods = 3\n", "[approvals] methods is 3"),
-        ("[log]\nlevel = 'loud'\n", "[log] level is 'loud'"),
+        ("[log]\nlevel = 'loud'\n", "[log] level is 'loud': expected one of debug, info, warning, error"),
+        ("[permissions]\ntier = 1\n", "tier is 1: expected one of read_only, sandbox_edit, full_access"),
         ("[server]\nhost = '0.0.0.0'\n", "--allow-remote"),
     ],
 )
