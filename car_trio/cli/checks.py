@@ -217,14 +217,15 @@ def config_keys(patient: Patient) -> Found:
 
 def policies(patient: Patient) -> Found:
     """A file of policies that cannot be used stops every plan, also of a daemon that is up."""
-    from car_trio.nursery.policies import fault
+    from car_trio.nursery.policies import faults
 
-    directory = patient.root / "policies"
-    wrong = fault(directory)
+    wrong, remarks = faults(patient.root / "policies")
+    for remark in remarks:
+        yield Finding("warning", remark, "correct it in the file; it is read again at once")
     if wrong is not None:
         yield Finding(
             "error",
-            f"{directory.name}/{wrong}: no plan is run and no tool registered",
+            f"{wrong}: no plan is run and no tool registered",
             "correct the file or remove it; it is read again at once",
         )
 

@@ -8,7 +8,7 @@ noticed it. While a file cannot be used nothing that depends on policies goes on
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from car_trio.state.policy_files import BrokenPolicyFile, FilePolicies, read
@@ -18,13 +18,13 @@ from car_trio.wire.errors import Refusal
 LOG = logging.getLogger("car_trio.policies")
 
 
-def fault(directory: Path) -> str | None:
-    """Which file as it is now cannot be used, where and why; None when a daemon could use all of them."""
+def faults(directory: Path) -> tuple[str | None, Sequence[str]]:
+    """Which file as it is now cannot be used, where and why, None when a daemon could use all of them; and what should
+    be corrected in those."""
     try:
-        read(read_texts(directory, stamps(directory)), FilePolicies(), lambda: 0.0)
+        return None, read(read_texts(directory, stamps(directory)), FilePolicies(), lambda: 0.0).remarks
     except (Unreadable, BrokenPolicyFile) as error:
-        return str(error)
-    return None
+        return str(error), ()
 
 
 class PolicyFiles:
@@ -55,6 +55,8 @@ class PolicyFiles:
         else:
             self._broken = None
             LOG.info("%d policies from %d files", len(self.current.policies), len(found))
+            for remark in self.current.remarks:
+                LOG.warning("%s; correct it in the file", remark)
 
     def _break(self, why: str) -> None:
         if why != self._broken:
@@ -67,7 +69,7 @@ class PolicyFiles:
             self.refresh()
         if self._broken is not None:
             raise Refusal(
-                f"policies cannot be used, so nothing that depends on them goes on: {self._directory.name}/"
+                f"policies cannot be used, so nothing that depends on them goes on: "
                 f"{self._broken}; correct the file or remove it",
                 data={"policy_file": self._broken},
             )

@@ -95,6 +95,8 @@ class FilePolicies(NamedTuple):
 
     policies: Sequence[Policy] = ()
     windows: Windows = {}
+    remarks: Sequence[str] = ()
+    """What a person should correct although the files can be used: where, and what comes of it."""
 
     def admitted(self, action: Action, now: float) -> None:
         for window in self.windows.values():
@@ -106,15 +108,27 @@ def read(files: Sequence[tuple[str, str]], before: FilePolicies, clock: Callable
     """The policies of these files (name and text), in their order. Raises `BrokenPolicyFile`."""
     policies: list[Policy] = []
     windows: Windows = {}
+    remarks: list[str] = []
     for name, text in files:
         rules = _parsed(name, text)
         policies += _plain_policies(rules)
+        for place, matching in enumerate(rules.deny_tool_param_matching):
+            validator = _compiled(matching.matches)
+            where = f"{name}, line {_line_of_rule(text, 'deny_tool_param_matching', place)}"
+            if validator is None:
+                remarks.append(f"{where}: the pattern does not compile, so tool '{matching.tool}' is denied")
+            rule = (
+                _uncompiled(matching.tool, where)
+                if validator is None
+                else _deny_matching(matching, validator)
+            )
+            policies.append(_policy(f"deny_tool_param_matching:{matching.tool}.{matching.param}", rule))
         for rate in rules.rate_limit_tool:
             place = sum(key[0] == name and key[2] == rate for key in windows)
             key = (name, place, rate)
             windows[key] = before.windows.get(key) or Window(rate.tool, rate.max_calls, rate.interval_secs)
             policies.append(_rate_limit(windows[key], clock))
-    return FilePolicies(policies, windows)
+    return FilePolicies(policies, windows, remarks)
 
 
 # Reading
@@ -140,11 +154,15 @@ def _line_of(document: dict[str, Any], text: str, said: str) -> int:
     """The line that a complaint is about: of the n-th table of a rule, of a key, or of the first unknown key."""
     path = re.search(r"at \$\.(\w+)(?:\[(\d+)\])?", said)
     if path is not None:
-        key, place = path[1], int(path[2] or 0)
-        tables = _lines(text, rf"\s*\[\[\s*{key}\s*\]\]")
-        return tables[place] if place < len(tables) else _first(_lines(text, rf"\s*{key}\b"))
+        return _line_of_rule(text, path[1], int(path[2] or 0))
     unknown = [key for key in document if key not in _File.__struct_fields__]
     return _first(_lines(text, rf"\s*[\[\"']*\s*{re.escape(unknown[0])}\b")) if unknown else 1
+
+
+def _line_of_rule(text: str, key: str, place: int) -> int:
+    """Of the n-th table of this name; of the key itself where the rules are not tables."""
+    tables = _lines(text, rf"\s*\[\[\s*{key}\s*\]\]")
+    return tables[place] if place < len(tables) else _first(_lines(text, rf"\s*{key}\b"))
 
 
 def _lines(text: str, pattern: str) -> list[int]:
@@ -167,8 +185,6 @@ def _plain_policies(rules: _File) -> Iterator[Policy]:
         yield _policy(f"deny_tool_param:{param.tool}.{param.param}", _deny_param(param))
     for allowed in rules.allow_tool_param:
         yield _policy(f"allow_tool_param:{allowed.tool}.{allowed.param}", _allow_param(allowed))
-    for matching in rules.deny_tool_param_matching:
-        yield _policy(f"deny_tool_param_matching:{matching.tool}.{matching.param}", _deny_matching(matching))
 
 
 def _policy(name: str, rule: Rule) -> Policy:
@@ -241,14 +257,14 @@ def _allow_param(allowed: _Allowed) -> Rule:
     return rule
 
 
-def _deny_matching(matching: _Matching) -> Rule:
+def _compiled(pattern: str) -> jsonschema_rs.Validator | None:
     try:
-        validator = jsonschema_rs.validator_for(
-            {"pattern": matching.matches}, pattern_options=PATTERN_OPTIONS
-        )
+        return jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=PATTERN_OPTIONS)
     except ValueError:
-        return _uncompiled(matching.tool)
+        return None
 
+
+def _deny_matching(matching: _Matching, validator: jsonschema_rs.Validator) -> Rule:
     def rule(action: Action, state: State) -> str | None:
         if not calls(action, matching.tool) or matching.param not in action.parameters:
             return None
@@ -259,11 +275,11 @@ def _deny_matching(matching: _Matching) -> Rule:
     return rule
 
 
-def _uncompiled(tool: str) -> Rule:
+def _uncompiled(tool: str, where: str) -> Rule:
+    said = f"tool '{tool}' is denied: the pattern in {where} does not compile"
+
     def rule(action: Action, state: State) -> str | None:
-        return (
-            f"tool '{tool}' is denied: the policy's pattern does not compile" if calls(action, tool) else None
-        )
+        return said if calls(action, tool) else None
 
     return rule
 

@@ -47,13 +47,17 @@ def _stamp(path: Path) -> Stamp | None:
         # Gone since the directory was listed, or a link to nothing, which is a file that somebody meant to be there.
         return Stamp(path.name, 0, 0, 0, False) if path.is_symlink() else None
     except OSError as error:
-        raise Unreadable(f"{path.name}: {error.strerror}") from None
+        raise Unreadable(f"{_named(path)}: {error.strerror}") from None
     return Stamp(path.name, found.st_size, found.st_mtime_ns, found.st_ino, stat.S_ISREG(found.st_mode))
 
 
 def read_texts(directory: Path, files: tuple[Stamp, ...]) -> list[tuple[str, str]]:
-    """Name and text of each of these files. Raises `Unreadable`."""
-    return [(each.name, _text(directory / each.name, each)) for each in files]
+    """Name, with that of the directory, and text of each of these files. Raises `Unreadable`."""
+    return [(_named(directory / each.name), _text(directory / each.name, each)) for each in files]
+
+
+def _named(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -65,13 +69,13 @@ def _bytes_of(path: Path) -> bytes:
 
 def _text(path: Path, stamp: Stamp) -> str:
     if not stamp.is_file:
-        raise Unreadable(f"{path.name}, line 1: is no regular file")
+        raise Unreadable(f"{_named(path)}, line 1: is no regular file")
     if stamp.size > MAX_FILE_BYTES:
-        raise Unreadable(f"{path.name}, line 1: has {stamp.size} bytes, at most {MAX_FILE_BYTES} are read")
+        raise Unreadable(f"{_named(path)}, line 1: has {stamp.size} bytes, at most {MAX_FILE_BYTES} are read")
     try:
         return _bytes_of(path).decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise Unreadable(f"{path.name}, line {line}: is not UTF-8") from None
+        raise Unreadable(f"{_named(path)}, line {line}: is not UTF-8") from None
     except OSError as error:
-        raise Unreadable(f"{path.name}, line 1: {error.strerror}") from None
+        raise Unreadable(f"{_named(path)}, line 1: {error.strerror}") from None

@@ -337,6 +337,21 @@ def test_doctor_names_the_file_and_line_of_a_policy_that_stops_every_plan(
     assert shell("doctor").code == 1
 
 
+def test_doctor_names_a_pattern_that_does_not_compile_and_a_file_in_the_place_of_the_policies(
+    shell: Shell, healthy: Path
+) -> None:
+    (healthy / "policies").mkdir(mode=0o700)
+    (healthy / "policies" / "odd.toml").write_text(
+        "\ndeny_tool_param_matching = [{tool = 'deploy', param = 'x', matches = '('}]\n"
+    )
+    said = "policies/odd.toml, line 2: the pattern does not compile, so tool 'deploy' is denied"
+    assert complaints(shell) == {"policies": said}
+    shutil.rmtree(healthy / "policies")
+    (healthy / "policies").write_text("")
+    said = f"{healthy / 'policies'}: Not a directory: no plan is run and no tool registered"
+    assert complaints(shell) == {"policies": said}
+
+
 def test_doctor_names_a_catalog_that_is_not_trusted(shell: Shell, healthy: Path) -> None:
     (healthy / "run" / "clean-stop").unlink()
     assert "reindex" not in complaints(shell)["catalog"]

@@ -109,7 +109,7 @@ FILES = [
     ('[[deny_tool_param_matching]]\ntool="deploy"\nparam="x"\nmatches="sk-[a-z]+-\\\\d"', call(x=f"a{SECRET}"), "policy 'deny_tool_param_matching:deploy.x': "),
     ('[[deny_tool_param_matching]]\ntool="deploy"\nparam="x"\nmatches="^sk"', call(x="a sk"), None),
     ('[[deny_tool_param_matching]]\ntool="deploy"\nparam="x"\nmatches="^sk"', call(y="sk"), None),
-    ('[[deny_tool_param_matching]]\ntool="deploy"\nparam="x"\nmatches="("', call(), "policy 'deny_tool_param_matching:deploy.x': tool 'deploy' is denied"),
+    ('[[deny_tool_param_matching]]\ntool="deploy"\nparam="x"\nmatches="("', call(), "policy 'deny_tool_param_matching:deploy.x': tool 'deploy' is denied: the pattern in policies/base.toml, line 1 does not compile"),
     ('[[deny_tool_param_matching]]\ntool="other"\nparam="x"\nmatches="("', call(), None),
 ]  # fmt: skip
 
@@ -250,8 +250,21 @@ async def test_a_file_that_cannot_be_read_is_as_broken_as_one_that_does_not_pars
         directory.rmdir()
         assert (await rows(peer, call()))[0]["status"] == "succeeded"
         directory.write_text("no directory")
-        with pytest.raises(Refused, match="Not a directory"):
+        with pytest.raises(Refused, match=f"goes on: {directory}: Not a directory; correct"):
             await peer.call("proposal.submit", plan(call()))
+
+
+async def test_a_pattern_that_does_not_compile_is_logged_with_its_file_and_line(
+    tmp_path, autojump_clock, caplog
+):
+    rule = "[[deny_tool_param_matching]]\ntool = 'deploy'\nparam = 'x'\nmatches = '%s'\n"
+    policy_file(tmp_path, rule % "^sk" + rule % "(?=sk" + rule % "(")
+    async with open_house(tmp_path):
+        assert [each.getMessage() for each in caplog.records if each.name == "car_trio.policies"] == [
+            f"policies/base.toml, line {line}: the pattern does not compile, so tool 'deploy' is denied; "
+            "correct it in the file"
+            for line in (5, 9)
+        ]
 
 
 async def test_policy_sessions_hold_for_the_submits_that_name_them(tmp_path, autojump_clock):
