@@ -1,12 +1,15 @@
 """The tools a client offers, and one execution of one of them (protocol `wire.md` section 4).
 
 A tool is `async def f(parameters: dict) -> JSON`. What it returns is the action's output; what it raises is
-the action's error, as `TypeName: text`. `TerminalToolError` tells the daemon not to retry.
+the action's error, as `TypeName: text`; a result with a NaN or an infinity, which JSON cannot write, is one too.
+`TerminalToolError` tells the daemon not to retry.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -40,7 +43,7 @@ class Toolbox:
         try:
             request = msgspec.json.decode(params, type=ExecuteTool)
             output = await self._function(request.tool)(request.parameters)
-            return frames.result_frame(request_id, frames.encode(output))
+            return frames.result_frame(request_id, _encoded(request.tool, output))
         except Refusal as refusal:
             return frames.error_frame(request_id, refusal)
         except msgspec.ValidationError as error:
@@ -52,6 +55,26 @@ class Toolbox:
         if name not in self._tools:
             raise Refusal(f"tool {name!r} is not offered by this client", METHOD_NOT_FOUND)
         return self._tools[name][1]
+
+
+def _encoded(tool: str, output: Any) -> bytes:
+    """Raises ValueError for a number that JSON has no word for: `null` would go out for a float, and nobody know."""
+    encoded = frames.encode(output)
+    if not any(word in encoded for word in (b"null", b"NaN", b"Infinity")):
+        return encoded
+    plain = msgspec.to_builtins(output, builtin_types=(Decimal,), enc_hook=_passed_through)
+    try:
+        json.dumps(plain, allow_nan=False, default=float)
+    except ValueError:
+        raise ValueError(
+            f"the result of tool {tool!r} holds a number that JSON cannot write (NaN or an infinity); "
+            "return null or a text in its place"
+        ) from None
+    return encoded
+
+
+def _passed_through(_: Any) -> None:
+    """JSON that is written already (`msgspec.Raw`)."""
 
 
 def _refusal(raised: Exception) -> Refusal:

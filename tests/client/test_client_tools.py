@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -132,6 +133,47 @@ async def test_a_tool_that_returns_what_is_not_json_says_so(daemon: Any, car: Ca
     await car.register(odd=odd)
     await daemon.peers[0].execute("odd", {})
     assert (await reply_of(daemon))["error"]["message"].startswith("TypeError")
+
+
+class Measured(msgspec.Struct):
+    celsius: float | None
+    raw: msgspec.Raw = msgspec.Raw(b"null")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        float("nan"),
+        {"deep": [1, (None, float("-inf"))]},
+        [Measured(20.5), Measured(float("inf"))],
+        Decimal("NaN"),
+    ],
+)
+async def test_a_number_that_json_cannot_write_is_a_tools_failure_and_no_null(
+    daemon: Any, car: Car, output: Any
+) -> None:
+    async def measure(parameters: dict[str, Any]) -> Any:
+        return output
+
+    await car.register(measure=measure)
+    await daemon.peers[0].execute("measure", {})
+    assert (await reply_of(daemon))["error"]["message"] == (
+        "ValueError: the result of tool 'measure' holds a number that JSON cannot write (NaN or an infinity); "
+        "return null or a text in its place"
+    )
+
+
+async def test_a_null_that_a_tool_means_goes_out(daemon: Any, car: Car) -> None:
+    async def measure(parameters: dict[str, Any]) -> Any:
+        return {"a": None, "b": [Decimal("1.5"), (2, "NaN")], "c": Measured(None)}
+
+    await car.register(measure=measure)
+    await daemon.peers[0].execute("measure", {})
+    assert (await reply_of(daemon))["result"] == {
+        "a": None,
+        "b": [1.5, [2, "NaN"]],
+        "c": {"celsius": None, "raw": None},
+    }
 
 
 async def test_requests_that_the_client_cannot_serve_are_answered_with_an_error(
