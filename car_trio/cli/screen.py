@@ -151,11 +151,10 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
 
 
 def lasting(seconds: float | None) -> str:
-    """A duration as a person says it."""
-    if seconds is None:
+    """A duration as a person says it; `-` for one that nobody knows, also because a clock was set back meanwhile."""
+    if seconds is None or seconds <= -0.005:
         return "-"
-    if seconds < 0:
-        return f"-{lasting(-seconds)}"  # a clock that was set back, and not for us to hide
+    seconds = max(0.0, seconds)
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

@@ -135,9 +135,11 @@ def test_a_search_that_was_cut_short_says_so_without_looking_further(
     assert looked == ["run-b"]
 
 
-def test_a_clock_that_was_set_back_is_not_hidden() -> None:
-    assert screen.lasting(-16200) == "-4.5 h"
-    assert screen.lasting(-1) == "-1.00 s"
+def test_nothing_took_less_than_no_time(shell: Shell, home: Path) -> None:
+    assert [screen.lasting(seconds) for seconds in (-0.004, -0.0, 0.0)] == ["0.00 s"] * 3
+    assert [screen.lasting(seconds) for seconds in (-16200, -1, -0.005, None)] == ["-"] * 4
+    write(home, A, [started(A, at="2026-11-20T09:00:00.002000Z"), ended(A, at="2026-11-20T09:00:00.000000Z")])
+    assert "  0.00 s  " in shell("runs", "ls").out
 
 
 def test_no_runs_are_said_to_be_none_and_a_reading_command_makes_no_home(shell: Shell, home: Path) -> None:
