@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from car_trio.cli.app import NO, OK
 from car_trio.cli.calling import talk
 from car_trio.cli.failures import FailedError, no_such
 from car_trio.cli.flags import Flag, Home, Json
-from car_trio.cli.screen import ago, columns, counted, folded, padded, say_json, styled, width
+from car_trio.cli.listing import GAP, LEAST
+from car_trio.cli.screen import ago, columns, counted, folded, is_terminal, padded, say_json, styled, width
 from car_trio.client import Car, Disconnected
 from car_trio.wire.host import ApprovalList, ApprovalRow, HostAgent, HostEvent, HostSnapshot
 from car_trio.wire.text import escaped, one_line
@@ -24,16 +26,28 @@ def agents(*, home: Home = None, json: Json = False) -> int:
     if json:
         say_json({"agents": found})
         return OK
-    cells = [(folded(agent.id, 20), folded(agent.name, 20), agent.status) for agent in found]
-    wide = [max(map(columns, column)) for column in zip(*cells, strict=True)]
-    for agent, shown in zip(found, cells, strict=True):
-        head = "  ".join(padded(text, w) for text, w in zip(shown, wide, strict=True))
+    for agent, head in zip(found, heads(found), strict=True):
         doing = [agent.current_task or "", "" if agent.session_id else "not connected"]
-        told = folded(", ".join(filter(None, doing)), width() - columns(head) - 2)
-        print(f"{head}  {styled(told, None if agent.session_id else 'dim')}".rstrip())
+        room = width() - columns(head) - GAP
+        told = folded(", ".join(filter(None, doing)), room) if room > 0 or not is_terminal() else ""
+        print(f"{head}{' ' * GAP}{styled(told, None if agent.session_id else 'dim')}".rstrip())
     none = "no agents: none has registered; car-trio runs ls shows whose runs there are"
     print(counted(len(found), "agent") if found else none)
     return OK
+
+
+def heads(found: list[HostAgent]) -> list[str]:
+    """Which agents, and how each is, in columns. Commands take the id: it stays where there is no room for the name."""
+    names = [(folded(agent.id, 20), folded(agent.name, 20), agent.status) for agent in found]
+    lines = in_columns(names)
+    if is_terminal() and any(columns(line) + GAP + LEAST > width() for line in lines):
+        return in_columns([(folded(agent.id, 16), agent.status) for agent in found])
+    return lines
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    wide = [max(map(columns, column)) for column in zip(*rows, strict=True)]
+    return [(" " * GAP).join(map(padded, row, wide)) for row in rows]
 
 
 def approvals(

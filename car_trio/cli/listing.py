@@ -105,7 +105,7 @@ def holds(files: Files, row: CatalogRow, text: str) -> bool:
 
 
 GAP = 2
-ROOMY, LEAST = 30, 16
+ROOMY, LEAST = 30, 12
 """Columns of a terminal for an intent: with fewer than the first ids are shortened, with fewer than the second columns
 are left out."""
 SPARE = ("TOOK", "TURNS", "BEGAN", "AGENT", "STATUS")

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from car_trio.cli import listing, screen, timeline
+from car_trio.cli import hosting, listing, screen, timeline
+from car_trio.wire.host import Display, HostAgent
 from car_trio.wire.runs import RunRef
 from tests.cli.homes import Shell, ended, started, turn, write
 from tests.store.store_scripts import row
@@ -97,6 +99,49 @@ def test_a_narrow_terminal_has_one_word_for_what_a_run_came_to(monkeypatch: pyte
     head, failed, _ = plain("\n".join(listing.table(rows)))
     assert "OUTCOME" in head
     assert "completed" in failed
+
+
+@pytest.mark.usefixtures("terminal")
+def test_at_forty_columns_a_run_says_what_it_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    ref = RunRef("agent", "0a1b2c3d-1111")
+    rows = [row(ref, status="completed", outcome="partial_success", intent="Tidy the notes of all")]
+    head, line = plain("\n".join(listing.table(rows)))
+    assert (head.split(), line) == (["RUN", "STATUS", "INTENT"], "0a1b2c3d  partial_success  Tidy the not…")
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (80, ["bob                  Bob             idle", "a-tidier-of-folders  Tidies folders  waiting"]),
+        (40, ["bob               idle                  ", "a-tidier-of-fol…  waiting_for_approval"]),
+    ],
+)
+@pytest.mark.usefixtures("terminal")
+def test_every_agent_takes_one_line_and_its_id_stays(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, columns: int, lines: list[str]
+) -> None:
+    common: dict[str, Any] = {
+        "kind": "worker", "capabilities": [], "project": None, "pid": None, "display": Display(),
+        "updated_at": "", "metadata": msgspec.Raw(b"null"), "current_task": WIDE,
+    }  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(hosting, "is_terminal", lambda: True)
+    found = [
+        HostAgent(id="bob", name="Bob", session_id=None, status="idle", **common),
+        HostAgent(
+            id="a-tidier-of-folders",
+            name="Tidies folders",
+            session_id="s",
+            status="waiting_for_approval",
+            **common,
+        ),
+    ]
+    monkeypatch.setattr(hosting, "talk", lambda home, what: found)
+    *told, count = plain(shell("agents", "ls").out)
+    assert count == "2 agents"
+    assert all(screen.columns(line) <= columns for line in told)
+    assert [line.startswith(begin.rstrip()) for line, begin in zip(told, lines, strict=True)] == [True, True]
 
 
 def test_a_table_of_nothing_has_no_head() -> None:
