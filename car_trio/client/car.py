@@ -77,7 +77,7 @@ class Car:
 
         There is no timeout but the caller's: `with trio.fail_after(30)`. Cancelled, the daemon may still do
         it; the reply is dropped. Raises `CallRefused` for an error reply, `Disconnected` when the socket has
-        gone.
+        gone, and ValueError or TypeError for params that JSON cannot write, which are not sent.
         """
         return msgspec.json.decode(await self._link.call(method, params), type=result_type)
 

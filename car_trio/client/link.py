@@ -25,6 +25,7 @@ from car_trio.client.dialling import SOCKET_ENDED, open_websocket
 from car_trio.client.errors import CallRefused, Disconnected
 from car_trio.client.feed import Feed, Topic
 from car_trio.client.finding import Endpoint
+from car_trio.client.sent import encoded
 from car_trio.client.tools import Toolbox
 from car_trio.wire import frames
 from car_trio.wire.chat import ChatSession
@@ -116,13 +117,15 @@ class Link:
     async def call(self, method: str, params: object = None) -> Raw:
         """Sends a request and waits for its reply. Cancelled, it forgets the id, and a late reply is dropped.
 
-        Raises `CallRefused` for an error reply and `Disconnected` when the socket has gone or goes.
+        Raises `CallRefused` for an error reply, `Disconnected` when the socket has gone or goes, and ValueError or
+        TypeError for params that JSON cannot write, which are not sent.
         """
         if self.gone.is_set():
             raise Disconnected(f"{method} was not sent: {self._why}")
         request_id = next(self._ids)
+        frame = request_frame(request_id, method, params)
         waiter = self._waiters[request_id] = Waiter()
-        self.post(request_frame(request_id, method, params))
+        self.post(frame)
         try:
             await waiter.woken.wait()
         finally:
@@ -239,11 +242,11 @@ class Link:
 
 
 def request_frame(request_id: int, method: str, params: object) -> bytes:
-    """A request; `params` that are `None` are left out."""
+    """A request; `params` that are `None` are left out. Raises ValueError for a number that JSON cannot write."""
     request: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
     if params is not None:
         request["params"] = params
-    return frames.encode(request)
+    return encoded(request, f"{method}: what is sent")
 
 
 def _result(reply: frames.Frame) -> Raw:

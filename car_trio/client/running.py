@@ -16,7 +16,7 @@ from msgspec import Raw, convert
 from car_trio.client.aside import SetAside
 from car_trio.client.errors import CarError, RunNotCurrent, TurnsDropped
 from car_trio.client.results import Recorded, Submitted
-from car_trio.wire import frames
+from car_trio.client.sent import encoded
 from car_trio.wire.runs import (
     AgentOutcome,
     CompleteRun,
@@ -64,7 +64,7 @@ class Run:
         self.outcome = AgentOutcome(
             status=convert(status, OutcomeStatus),
             summary=summary,
-            evidence=[Raw(frames.encode(item)) for item in evidence],
+            evidence=[Raw(encoded(item, "the evidence")) for item in evidence],
             metrics=metrics or Metrics(),
         )
 

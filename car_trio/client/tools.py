@@ -7,15 +7,14 @@ the action's error, as `TypeName: text`; a result with a NaN or an infinity, whi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
-from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from car_trio.client.dialling import only
 from car_trio.client.errors import TerminalToolError
+from car_trio.client.sent import encoded
 from car_trio.wire import frames
 from car_trio.wire.errors import INVALID_PARAMS, METHOD_NOT_FOUND, REFUSED, Refusal
 from car_trio.wire.tools import ExecuteTool, Tool
@@ -43,7 +42,7 @@ class Toolbox:
         try:
             request = msgspec.json.decode(params, type=ExecuteTool)
             output = await self._function(request.tool)(request.parameters)
-            return frames.result_frame(request_id, _encoded(request.tool, output))
+            return frames.result_frame(request_id, encoded(output, f"the result of tool {request.tool!r}"))
         except Refusal as refusal:
             return frames.error_frame(request_id, refusal)
         except msgspec.ValidationError as error:
@@ -55,26 +54,6 @@ class Toolbox:
         if name not in self._tools:
             raise Refusal(f"tool {name!r} is not offered by this client", METHOD_NOT_FOUND)
         return self._tools[name][1]
-
-
-def _encoded(tool: str, output: Any) -> bytes:
-    """Raises ValueError for a number that JSON has no word for: `null` would go out for a float, and nobody know."""
-    encoded = frames.encode(output)
-    if not any(word in encoded for word in (b"null", b"NaN", b"Infinity")):
-        return encoded
-    plain = msgspec.to_builtins(output, builtin_types=(Decimal,), enc_hook=_passed_through)
-    try:
-        json.dumps(plain, allow_nan=False, default=float)
-    except ValueError:
-        raise ValueError(
-            f"the result of tool {tool!r} holds a number that JSON cannot write (NaN or an infinity); "
-            "return null or a text in its place"
-        ) from None
-    return encoded
-
-
-def _passed_through(_: Any) -> None:
-    """JSON that is written already (`msgspec.Raw`)."""
 
 
 def _refusal(raised: Exception) -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -303,3 +304,16 @@ async def test_a_token_that_stays_wrong_is_refused_to_the_caller(daemon: Any, re
         async with connect(token="wrong"):
             raise AssertionError("entered without being let in")
     assert daemon.calls_of("session.auth") == [{"token": "wrong"}]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), Decimal("-Infinity")])
+async def test_a_call_with_a_number_that_json_cannot_write_is_not_sent(
+    daemon: Any, car: Car, number: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"state\.set: what is sent holds a number that JSON cannot write"):
+        await car.call("state.set", {"key": "k", "value": [None, number]})
+    with pytest.raises(TypeError):
+        await car.call("state.set", {"key": "k", "value": object()})
+    assert await car.call("ping") == "pong"
+    assert daemon.calls == [("ping", None)]
+    assert not car._link._waiters

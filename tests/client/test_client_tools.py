@@ -159,7 +159,7 @@ async def test_a_number_that_json_cannot_write_is_a_tools_failure_and_no_null(
     await daemon.peers[0].execute("measure", {})
     assert (await reply_of(daemon))["error"]["message"] == (
         "ValueError: the result of tool 'measure' holds a number that JSON cannot write (NaN or an infinity); "
-        "return null or a text in its place"
+        "put null or a text in its place"
     )
 
 
