@@ -166,6 +166,8 @@ class AppendFile:
     def _cut_back(self, descriptor: int) -> None:
         try:
             self._disk.truncate(descriptor, self._good)
+            # What follows may be another line: a power cut could make one of the two.
+            self._disk.sync(descriptor)
         except OSError as error:
             LOG.warning("%s cannot be cut back (%s): it is continued in a new file", self.path, error)
             self.distrust()
@@ -239,6 +241,9 @@ class AppendFile:
             path = self._path_of(segment)
             self._disk.rename(path, path.with_suffix(TORN_SUFFIX))
             segment += 1
+        if exists(self._disk, self._path_of(1).with_suffix(TORN_SUFFIX)):
+            # Before there is a file that they would continue; after a sync that failed too, when nothing is renamed.
+            self._disk.sync_directory(self._path_of(0).parent)
 
     def _exists(self, segment: int) -> bool:
         return exists(self._disk, self._path_of(segment))

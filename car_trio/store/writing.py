@@ -124,6 +124,8 @@ class Writer:
                 self._finish(target)
         for removal in removals:
             self._remove(removal, landed)
+        if self._gone:
+            self._index_removals()
         self._let_go()
         if self._durability == "interval":
             landed.unsynced = any(file.dirty for file in self._files.values())
@@ -146,6 +148,16 @@ class Writer:
         told = [append.indexed for append in self._rows if append.indexed]
         self._rows, self._gone = [], []
         return told
+
+    def _index_removals(self) -> None:
+        """Take removed runs out of the catalog before anybody is told, so that who is told finds them nowhere. When
+        that fails they are taken out with the next rows."""
+        if self._catalog is not None:
+            try:
+                self._catalog.write([], self._gone, synced=self._durability != "os")
+            except sqlite3.Error:
+                return
+        self._gone = []
 
     def free_bytes(self) -> int | None:
         """What may still be written; None when the file system does not say."""

@@ -841,6 +841,21 @@ async def test_a_removal_leaves_its_tombstone_and_nothing_else(
     assert [gone for _, gone in place.catalog.written] == [[A], [A]]
 
 
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_who_is_told_of_a_removal_finds_nothing_of_it_in_a_catalog_that_can_be_written(
+    place: Place, autojump_clock: MockClock, failures: int
+) -> None:
+    told: list[list[list[RunRef]]] = []
+    async with place.journal() as journal:
+        await settled(journal.put(A, [started(A)], durable=lambda: None))
+        place.catalog.failures = failures
+        removal = journal.remove(A, b"{}")
+        removal.then(lambda _: told.append([gone for _, gone in place.catalog.written]))
+        assert await settled(removal) is None
+    assert told == ([[]] if failures else [[[A]]])
+    assert [gone for _, gone in place.catalog.written] == [[A]]
+
+
 @pytest.mark.parametrize("operation", ["write", "sync"])
 async def test_a_removal_without_a_tombstone_on_disk_removes_nothing_and_is_refused(
     place: Place, autojump_clock: MockClock, operation: str

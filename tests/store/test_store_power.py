@@ -119,6 +119,41 @@ def test_a_cut_in_the_middle_of_a_removal_leaves_no_shortened_run() -> None:
     assert {len(lines_of(after, A)) for after in found} == {0, 3}
 
 
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_a_removal_left_that_was_cut_never_continues_the_next_run_of_its_id(
+    autojump_clock: MockClock, broken: bool
+) -> None:
+    disk = SimDisk()
+    LAYOUT.prepare(disk)
+    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
+    disk.sync_directory(LAYOUT.runs)
+    disk.put(LAYOUT.run_file(A, 1), b'{"record":"segment","previous_bytes":1000}\n' + turn(7) + b"\n")
+    async with journal_on(disk, "always") as journal:
+        found = cuts(disk)
+        disk.broken = {"sync_directory": errno.EIO} if broken else {}
+        journal.put(A, [started(A)], durable=lambda: None)
+        await trio.sleep(0.1)
+        disk.heal()
+        await put(journal, turn(0))
+    assert {line for after in found for line in lines_of(after, A)} == {started(A), turn(0)}
+
+
+async def test_another_line_follows_one_that_was_cut_back_only_when_that_is_certain(
+    autojump_clock: MockClock,
+) -> None:
+    disk = SimDisk()
+    async with journal_on(disk, "always") as journal:
+        await put(journal, *a_run(A))
+        disk.faults = [Fault(1, errno.EIO, kind="write", halfway=True)]
+        disk.begin()
+        refused, removed = journal.remove(A, b'{"run_id":"run-1"}'), journal.remove(A, b'{"run_id":"run-2"}')
+        await trio.sleep(0.1)
+    assert refused.settled and removed.settled
+    assert disk.text(LAYOUT.deleted_runs) == b'{"run_id":"run-2"}\n'
+    log = [each.partition(" ")[0] for each in disk.log if each.endswith(" deleted-runs.jsonl")]
+    assert log[:6] == ["open_append", "create", "write", "truncate", "sync", "write"]
+
+
 async def test_a_run_that_could_not_be_removed_is_synced_when_its_interval_is_over(
     autojump_clock: MockClock,
 ) -> None:
