@@ -15,19 +15,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.process.daemon_process import READY, Process, clean_environment
+from tests.second_client import SecondClient
 from torture.forked import PATIENCE, ForkedDaemon
-from torture.ledger import Ledger, judge
+from torture.ledger import Ledger, judge, life_of, tombstones
 from torture.orders import Verdict
 
 WRITERS = 3
 MEAN_LIFE, LONGEST_LIFE = 0.1, 0.6
 LONGEST_START, LONGEST_REAL_START = 0.08, 0.8
 KILLED = -9
+MOST_SEARCHES = 5
+"""After each life."""
 
 _pause = threading.Event()
 
@@ -46,7 +49,8 @@ class WriterProcess:
 
     def send(self, daemon: ForkedDaemon, ledger: Path) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([daemon.url, daemon.token, str(ledger)]).encode() + b"\n")
+        order = [daemon.url, daemon.token, daemon.host_token, str(ledger)]
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
         self.process.stdin.flush()
 
     def lost(self) -> bool:
@@ -79,6 +83,7 @@ class Settled:
 
     seen: tuple[int, ...]
     digest: bytes
+    life: int
     turns: int
 
 
@@ -180,21 +185,36 @@ class House:
     def judge(self) -> None:
         """After an adoption: everything the lost lives touched, and that nothing older has changed."""
         home, files = self.daemon.home, self._files()
-        for path, before in self._settled.items():
-            same = path in files and look(path) == before.seen
-            self.verdict.expect(same, f"{path.stem}: changed after its end")
-        touched = {path.stem for path in files if path not in self._settled}
+        touched: set[str] = set()
         for process in self.processes:
             touched |= self._ledger.gather(self._ledger_of(process))
-        self.verdict.expect(not self._ledger.refusals, f"refused: {self._ledger.refusals}")
+        before = self._changed(files, touched)
+        touched |= {path.stem for path in files if path not in self._settled}
+        complaints, self._ledger.complaints = self._ledger.complaints, []
+        self.verdict.expect(not complaints, f"{complaints}")
+        self.verdict.counts.update(self._ledger.counts)
+        self._ledger.counts.clear()
+        gone = tombstones(home)
         for run in touched:
-            judge(self.verdict, home, run, self._ledger.promises[run])
+            judge(self.verdict, home, run, self._ledger.lives[run], gone)
         for path in files:
             if path not in self._settled:
-                content = path.read_bytes()
-                turns = content.count(b'\n{"record":"turn"')
-                self._settled[path] = Settled(look(path), hashlib.sha256(content).digest(), turns)
-        self._judge_catalog()
+                self._settled[path] = found = settled(path)
+                again = path in before and before[path].life == found.life
+                self.verdict.expect(not again, f"{path.stem}: changed after its end")
+        self._judge_catalog(touched)
+
+    def _changed(self, files: set[Path], touched: set[str]) -> dict[Path, Settled]:
+        """Takes the runs that are not as they were off those that are known, if somebody wanted to remove them."""
+        found: dict[Path, Settled] = {}
+        for path, before in list(self._settled.items()):
+            if path in files and look(path) == before.seen:
+                continue
+            lives = self._ledger.lives[path.stem] if path.stem in touched else []
+            asked = any(each.removing for each in lives if each.life == before.life)
+            self.verdict.expect(asked, f"{path.stem}: changed after its end")
+            found[path] = self._settled.pop(path)
+        return found
 
     def _files(self) -> set[Path]:
         """All runs, whoever heard of them."""
@@ -207,18 +227,40 @@ class House:
             if path.suffix == ".jsonl"
         }
 
-    def _judge_catalog(self) -> None:
-        """What the daemon lists is what the files hold."""
+    def _judge_catalog(self, touched: set[str]) -> None:
+        """What the daemon lists and finds is what the files hold."""
         with self.daemon.client(host=True) as host:
             for each in self.processes:
-                listed = host.call("runs.list", {"agent_id": each.agent})["runs"]
-                rows = {row["run_id"]: row["turn_count"] for row in listed}
-                files = {
-                    path.stem: settled.turns
-                    for path, settled in self._settled.items()
+                files = sorted(
+                    (path.stem, found.life, found.turns)
+                    for path, found in self._settled.items()
                     if path.parent.name == each.agent
-                }
-                differ = rows.items() ^ files.items()
-                self.verdict.expect(rows == files, f"{each.agent}: listed otherwise: {differ}")
-                still = [row["run_id"] for row in listed if row["status"] == "in_progress"]
-                self.verdict.expect(not still, f"{each.agent}: still open: {still}")
+                )
+                for method in ("runs.list", "runs.search"):
+                    listed = host.call(method, {"agent_id": each.agent})["runs"]
+                    rows = sorted((row["run_id"], life_of(row), row["turn_count"]) for row in listed)
+                    differ = {*rows} ^ {*files} or "some twice"
+                    self.verdict.expect(rows == files, f"{each.agent}: listed otherwise: {differ}")
+                    still = [row["run_id"] for row in listed if row["status"] == "in_progress"]
+                    self.verdict.expect(not still, f"{each.agent}: still open: {still}")
+            self._judge_words(host, [run for run in touched if len(self._ledger.lives[run]) > 1])
+
+    def _judge_words(self, host: SecondClient, runs: Sequence[str]) -> None:
+        """The words of a life that is gone lead to no other life of its run."""
+        there = {(path.stem, found.life) for path, found in self._settled.items()}
+        for run in runs[:MOST_SEARCHES]:
+            agent = run.rpartition("-")[0]
+            for each in self._ledger.lives[run][-2:]:
+                found = host.call("runs.search", {"agent_id": agent, "query": f"{each.life:09}"})["runs"]
+                due = [run] if (run, each.life) in there else []
+                ids = [row["run_id"] for row in found]
+                self.verdict.expect(ids == due, f"{run}: life {each.life} leads to {ids}")
+
+
+def settled(path: Path) -> Settled:
+    seen, content = look(path), path.read_bytes()
+    turns = content.count(b'\n{"record":"turn"')
+    life = -1
+    with suppress(ValueError):
+        life = life_of(json.loads(content.partition(b"\n")[0]))
+    return Settled(seen, hashlib.sha256(content).digest(), life, turns)

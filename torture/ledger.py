@@ -1,10 +1,17 @@
-"""What was promised, against what the run files hold: read without any code of the daemon's."""
+"""What was promised, against what the run files hold: read without any code of the daemon's.
+
+A run that is removed and whose key is used again has another life. Its file holds lines of one life: the newest that
+was acknowledged, unless that may be gone, or one that was begun after it; never one whose removal was acknowledged. Of
+each that was acknowledged and is gone a line of `deleted-runs.jsonl` tells.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,20 +21,31 @@ from torture.orders import Verdict
 
 @dataclass(slots=True)
 class Promise:
-    """All that clients were told about one run. `batches` are base index (if told) and numbers."""
+    """All that clients were told about one life of a run. `batches` are base index (if told) and numbers."""
 
+    life: int = -1
+    started: bool = False
     sent: set[int] = field(default_factory=set[int])
     batches: list[tuple[int | None, list[int]]] = field(default_factory=list[tuple[int | None, list[int]]])
+    watched_from: int = 0
     events: list[tuple[int, dict[str, Any]]] = field(default_factory=list[tuple[int, dict[str, Any]]])
     status: str | None = None
+    removing: bool = False
+    """It may be gone."""
+    removed: bool = False
+
+
+Lives = list[Promise]
+"""Of one run id, the oldest first."""
 
 
 class Ledger:
     """Promises of every client, gathered from its file as far as it was not read yet."""
 
     def __init__(self) -> None:
-        self.promises: defaultdict[str, Promise] = defaultdict(Promise)
-        self.refusals: list[str] = []
+        self.lives: defaultdict[str, Lives] = defaultdict(list)
+        self.complaints: list[str] = []
+        self.counts: Counter[str] = Counter()
         self._read: Counters = defaultdict(int)
 
     def gather(self, path: Path) -> set[str]:
@@ -39,25 +57,38 @@ class Ledger:
             lines = file.readlines()
             self._read[path] = file.tell()
         notes = [json.loads(line) for line in lines]
-        self.refusals += [message for what, message, *_ in notes if what == "refused"]
-        return {self._take(*note) for note in notes if note[0] != "refused"}
+        self.complaints += [f"{note[0]}: {note[1]}" for note in notes if note[0] in COMPLAINTS]
+        return {self._take(*note) for note in notes if note[0] not in COMPLAINTS}
 
     def _take(self, what: str, run: str, *rest: Any) -> str:
-        promise = self.promises[run]
+        lives = self.lives[run]
         match what:
+            case "starting":
+                lives.append(Promise(rest[0]))
+            case "started":
+                if not lives or lives[-1].life != rest[0]:
+                    lives.append(Promise(rest[0]))
+                lives[-1].started = True
+                self.counts["ids used again"] += len(lives) > 1
             case "sent":
-                promise.sent.update(rest)
+                lives[-1].sent.update(rest)
             case "turns":
-                promise.batches.append((rest[0], list(rest[1:])))
+                lives[-1].batches.append((rest[0], list(rest[1:])))
             case "ended":
-                promise.status = rest[0]
+                lives[-1].status = rest[0]
+            case "watched":
+                lives[-1].watched_from = rest[0]
             case "event":
-                promise.events.append((rest[0], rest[1]))
+                lives[-1].events.append((rest[0], rest[1]))
             case _:
-                pass
+                self.counts["acknowledged removals"] += what == "removed"
+                for each in lives:
+                    if each.life <= rest[0]:
+                        each.removing, each.removed = True, each.removed or what == "removed"
         return run
 
 
+COMPLAINTS = ("refused", "wrong")
 Counters = defaultdict[Path, int]
 
 
@@ -65,38 +96,79 @@ def number_of(turn: dict[str, Any]) -> int:
     return int(re.match(r"\d+", turn["prompt"])[0])  # type: ignore[index]
 
 
+def life_of(record: dict[str, Any]) -> int:
+    """The life that a `started` record, a tombstone or a row tells of; -1 for anything else."""
+    found = re.search(r"\d+$", record.get("intent", ""))
+    return int(found[0]) if found else -1
+
+
 def run_file(home: Path, run: str) -> Path | None:
     found = list((home / "runs").glob(f"*/{run}.jsonl"))
     return found[0] if len(found) == 1 else None
 
 
-def judge(verdict: Verdict, home: Path, run: str, promise: Promise) -> None:
-    """One run that must be on disk, after an adoption."""
+def tombstones(home: Path) -> set[tuple[str, int]]:
+    """Each run and life that the log of removals speaks of."""
+    found: set[tuple[str, int]] = set()
+    for path in home.glob("deleted-runs*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):  # a kill may have torn it
+                told = json.loads(line)
+                if "run_id" in told:  # else it is the beginning of a continuation
+                    found.add((told["run_id"], life_of(told)))
+    return found
+
+
+def judge(verdict: Verdict, home: Path, run: str, lives: Lives, gone: Container[tuple[str, int]]) -> None:
+    """One run after an adoption. `gone`: whose `tombstones` there are."""
     path = run_file(home, run)
-    verdict.expect(path is not None, f"{run}: acknowledged, but there is no file of it")
-    if path is None:
-        return
+    present = None if path is None else _judge_file(verdict, run, path, lives)
+    for each in lives:
+        if each.started and (path is None or present not in (None, each.life)):
+            verdict.expect(
+                each.removing, f"{run}: acknowledged, but there is no file of it (life {each.life})"
+            )
+            there = not each.removing or (run, each.life) in gone
+            verdict.expect(
+                there, f"{run}: removed (life {each.life}), and no line of deleted-runs.jsonl says so"
+            )
+
+
+def _judge_file(verdict: Verdict, run: str, path: Path, lives: Lives) -> int | None:
+    """Returns which life it holds, if that can be told."""
     raw = path.read_bytes().splitlines(keepends=True)
     try:
         records = [json.loads(line) for line in raw]
     except ValueError:
         verdict.expect(False, f"{run}: a line is not JSON")
-        return
+        return None
     kinds = [record["record"] for record in records]
-    turns = records[1:-1]
+    verdict.expect(kinds.count("started") <= 1, f"{run}: lines of several lives in one file")
     whole = (kinds[:1], kinds[-1:]) == (["started"], ["ended"]) and set(kinds[1:-1]) <= {"turn"}
     verdict.expect(whole, f"{run}: not started, turns, one end: {kinds[:3]}…{kinds[-3:]}")
-    if whole:
-        _judge_turns(verdict, run, promise, turns)
-        _judge_end(verdict, run, promise, records[-1]["termination"])
-        _judge_events(verdict, run, promise, records)
+    if not whole:
+        return None
+    life = life_of(records[0])
+    promise = next((each for each in lives if each.life == life), None)
+    verdict.expect(promise or not lives, f"{run}: nobody began life {life}, which it holds")
+    promise = promise or Promise(life)
+    verdict.expect(not promise.removed, f"{run}: life {life} was removed, and is back")
+    others = [each for each in lives if each is not promise]
+    _judge_turns(verdict, run, promise, records[1:-1], others)
+    _judge_end(verdict, run, promise, records[-1]["termination"])
+    _judge_events(verdict, run, promise, records)
+    return life
 
 
-def _judge_turns(verdict: Verdict, run: str, promise: Promise, turns: list[dict[str, Any]]) -> None:
+def _judge_turns(
+    verdict: Verdict, run: str, promise: Promise, turns: list[dict[str, Any]], others: Lives
+) -> None:
     verdict.expect([turn["index"] for turn in turns] == list(range(len(turns))), f"{run}: indices have gaps")
     numbers = [number_of(turn) for turn in turns]
     verdict.expect(numbers == sorted(set(numbers)), f"{run}: turns doubled or out of order")
-    verdict.expect(promise.sent >= set(numbers), f"{run}: holds turns that nobody sent")
+    mixed = [each.life for each in others if each.sent & set(numbers)]
+    verdict.expect(not mixed, f"{run}: life {promise.life} holds turns of the lives {mixed}")
+    verdict.expect(promise.sent >= set(numbers) or mixed, f"{run}: holds turns that nobody sent")
     place = {number: index for index, number in enumerate(numbers)}
     for base, batch in promise.batches:
         verdict.counts["acknowledged turns"] += len(batch)
@@ -118,7 +190,7 @@ def _judge_end(verdict: Verdict, run: str, promise: Promise, termination: dict[s
 
 def _judge_events(verdict: Verdict, run: str, promise: Promise, records: list[dict[str, Any]]) -> None:
     turns = len(records) - 2
-    seen = 0
+    seen = promise.watched_from
     for cursor, record in promise.events:
         verdict.counts["events seen"] += 1
         is_end = record["record"] == "ended"

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from car_trio.methods import runs
 from car_trio.nursery import listeners
+from car_trio.state.absent import Absent
 from car_trio.state.approvals import Approvals
-from car_trio.store import admission, lock, orphans
+from car_trio.store import admission, lock, orphans, writing
 from car_trio.store.appending import AppendFile
 from car_trio.store.journal import Journal
 from car_trio.store.lived_time import LivedTime
@@ -85,6 +87,77 @@ def believing_the_catalog() -> Any:
         return catalog.complete()
 
     return trusting
+
+
+# Removals
+
+
+def forgetting_to_remove() -> Any:
+    """A removed run is not listed any more, and its file stays."""
+
+    def kept(disk: Any, layout: Any, ref: Any) -> int:
+        return 0
+
+    return kept
+
+
+def inheriting() -> Any:
+    """Who uses the id of a removed run gets its turns too."""
+    remove: Any = writing.unlink_run
+    append: Any = Writer._append_payload
+    left: dict[Any, bytes] = {}
+
+    def removing(disk: Any, layout: Any, ref: Any) -> int:
+        descriptor = disk.open_read(layout.run_file(ref))
+        content = disk.pread(descriptor, disk.fstat(descriptor).size, 0)
+        disk.close(descriptor)
+        left[ref] = content.partition(b"\n")[2].rpartition(b'{"record":"ended"')[0]
+        freed: int = remove(disk, layout, ref)
+        return freed
+
+    def appending(self: Writer, target: Any, payload: bytes) -> None:
+        append(self, target, payload + left.pop(target, b""))
+
+    Writer._append_payload = appending  # type: ignore[method-assign]
+    return removing
+
+
+def removing_late() -> Any:
+    """Who removes is told at once, before the tombstone is written."""
+    remove: Any = Journal.remove
+
+    def hasty(self: Journal, *args: Any) -> Any:
+        ticket = remove(self, *args)
+        ticket.settle(None)
+        return ticket
+
+    return hasty
+
+
+def removing_by_name() -> Any:
+    """A removal that comes late takes whatever run has the id."""
+
+    def is_still(self: Absent, row: Any) -> bool:
+        return True
+
+    runs.taken_off = late_removal
+    return is_still
+
+
+async def late_removal(daemon: Any, waiting: Any, row: Any, why: str) -> bool:
+    """`taken_off`, without a look at what there is."""
+    ticket = daemon.store.remove(row, why)
+    await waiting.settled(ticket)
+    return True
+
+
+def listing_what_was() -> Any:
+    """A removed run stays in the catalog."""
+
+    def forget(self: Writer) -> None:
+        self._gone = []
+
+    return forget
 
 
 # On a disk that fails
@@ -210,6 +283,11 @@ STORE_DEFECTS: dict[str, Defect] = {
     "no end": (orphans, "_open_runs", adopting_nothing),
     "torn": (orphans, "_cut_tails_off", keeping_torn_tails),
     "stale": (orphans, "reconcile", believing_the_catalog),
+    "kept": (writing, "unlink_run", forgetting_to_remove),
+    "inherited": (writing, "unlink_run", inheriting),
+    "gone early": (Journal, "remove", removing_late),
+    "by name": (Absent, "is_still", removing_by_name),
+    "listed": (Writer, "_index_removals", listing_what_was),
     "deaf": (Writer, "_append", swallowing_errors),
     "deaf to syncs": (Writer, "_sync", swallowing_failed_syncs),
     "again": (AppendFile, "distrust", writing_again_what_was_written),

@@ -20,6 +20,7 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 from car_trio.store.catalog import CatalogWriter, catalog_files, open_catalog
@@ -39,6 +40,8 @@ from torture.power_loads import LOADS, NOON, Books, Life, Load, Watch, orphaned
 MODES: tuple[Durability, ...] = ("always", "interval", "os")
 BOOTED = 0.03
 BOOTED_FOR_REAL = 0.004
+WHILE_REMOVING = 0.5
+"""Where names are used again: how many second lives begin on what a removal left that was cut."""
 
 
 def campaign(orders: Orders) -> Verdict:
@@ -83,6 +86,14 @@ def schedule_by(seed: int) -> None:
     getattr(scheduler, "_r").seed(seed)  # noqa: B009
 
 
+class Cut(NamedTuple):
+    """A moment of a life: what the power left, and what had been written and promised by then."""
+
+    disk: SimDisk
+    books: Books
+    catalogs: list[dict[str, bytes]]
+
+
 class Round:
     """One root, its lives and its boots."""
 
@@ -91,12 +102,16 @@ class Round:
         self.books = Books(layout)
         self.disk = SimDisk(layout.root)
         self._catalogs: list[dict[str, bytes]] = []
+        self._cut: Cut | None = None
+        self._moments = 0
+        self._while_removing = False
 
     def play(self, load: Load, mode: Durability) -> None:
         (self.layout.root / "run").mkdir()
+        self._while_removing = bool(load.again) and self.dice.random() < WHILE_REMOVING
         self._live(load, mode, open_catalog(self.layout, self.disk))
-        self.disk = self.disk.crash(self.dice)
-        self.forget_what_is_lost(mode)
+        self.disk, self.books, self._catalogs = self._cut or self._cut_now()
+        self.books.forget_what_is_lost(self.disk)
         self.books.expect_orphans()
         watch = Watch(self.disk, self.books, self.verdict, self.dice)
         watch.also = self._boot_some
@@ -104,15 +119,25 @@ class Round:
         adopt_orphans(self.disk, self.layout, None, clock=lambda: NOON)
         self._live(load._replace(steps=load.steps // 3), mode, None)
 
+    def _cut_now(self) -> Cut:
+        return Cut(self.disk.crash(self.dice), self.books.copied(), list(self._catalogs))
+
+    def _at_each_step(self) -> None:
+        """The second life begins after one of the moments of the first, each as likely as the others."""
+        is_removing = any(each.startswith("unlink") for each in self.disk.log[-2:])
+        if is_removing or not self._while_removing:
+            self._moments += 1
+            if self.dice.random() < 1 / self._moments:
+                self._cut = self._cut_now()
+        self._boot_some()
+
     def _live(self, load: Load, mode: Durability, catalog: CatalogWriter | None) -> None:
         watch = Watch(self.disk, self.books, self.verdict, self.dice)
-        watch.also = self._boot_some
-        Life(watch, load, mode, self.dice, catalog).run()
-
-    def forget_what_is_lost(self, mode: Durability) -> None:
-        """What was never promised and did not survive the first life's end cannot be missed by the second."""
-        for account in (*self.books.runs.values(), *self.books.logs.values()):
-            account.removed = account.removed and mode != "os"
+        watch.also = self._at_each_step
+        life = Life(watch, load, mode, self.dice, catalog)
+        if load.again:
+            life.take_over({found.ref for found in survey(self.disk, self.layout)})
+        life.run()
 
     def _boot_some(self) -> None:
         if self.dice.random() < BOOTED:

@@ -9,6 +9,7 @@ a run may be gone only when its line in `deleted-runs.jsonl` is certain.
 
 - Every line that is whole and free of zeros is one that was written, at its place, once.
 - Every line that was promised is there.
+- When the name of a removed run is used again, no line of the run before is there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ MOST_NAMES = 6
 
 @dataclass(slots=True)
 class Account:
-    """What was written to one name, in order, and how many of these lines were promised."""
+    """What was written to one name, in order, and how many of these lines were promised: of one life of a run, if its
+    name is used again after a removal."""
 
     path_of: Callable[[int], Path]
     places: dict[bytes, int] = field(default_factory=dict[bytes, int])
@@ -40,6 +42,10 @@ class Account:
     """The line that must be certain before the run may be gone; None while nobody removes it."""
     removed: bool = False
     """It was promised that it is gone."""
+    earlier: frozenset[bytes] = frozenset()
+    """The lines of the lives before this one, all of them gone when it began."""
+    doubtful: frozenset[bytes] = frozenset()
+    """Lines that were not promised and that a cut seems to have taken."""
 
     def put(self, lines: Sequence[bytes]) -> int:
         """Notes lines on their way; returns how many there are now."""
@@ -178,7 +184,9 @@ class Judge:
         for line in content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]:
             place = self.account.places.get(line)
             if place is None:
-                if not is_damaged(line):
+                if line in self.account.earlier:
+                    self._expect(False, f"another life's line is back: {line[:80]!r}")
+                elif not (is_damaged(line) or line in self.account.doubtful):
                     self._expect(False, f"holds a record that nobody wrote: {line[:80]!r}")
             elif place > last:
                 places.append(place)

@@ -8,10 +8,12 @@ the books for the next one, which starts on a disk after a cut.
 from __future__ import annotations
 
 import errno
+import itertools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -23,9 +25,9 @@ from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.writing import Durability
 from car_trio.wire.runs import CatalogRow, Ended, Incomplete, RunRef, Started, Turn
-from tests.sim_disk import Fault, SimDisk
+from tests.sim_disk import Fault, SimDisk, SimFile
 from torture.orders import Verdict
-from torture.power_judge import Account, Judge
+from torture.power_judge import MOST_NAMES, Account, Judge, reading
 
 NOON = "2026-11-20T12:00:00.000000Z"
 INTERVAL_MS = 50
@@ -52,6 +54,8 @@ class Load(NamedTuple):
     batch: int = 2
     ends: float = 0.1
     removals: float = 0.0
+    again: float = 0.0
+    """How many starts use the name of a removed run, if there is one."""
     logs: float = 0.05
     held_files: int = 64
     faults: int = 0
@@ -60,10 +64,10 @@ class Load(NamedTuple):
 LOADS = (
     Load("many runs", 60, runs=20, sizes=(0, 60, 200), batch=1, ends=0.2),
     Load("batches", 24, runs=3, sizes=(0, 200, 600, 1500), batch=6),
-    Load("ends and removals", 50, runs=4, ends=0.5, removals=0.4),
+    Load("ends and removals", 50, runs=4, ends=0.5, removals=0.4, again=0.7),
     Load("few descriptors", 50, runs=10, held_files=2),
     Load("a failing disk", 40, runs=3, faults=6),
-    Load("a failing disk, removals", 40, runs=3, ends=0.4, removals=0.4, faults=6),
+    Load("a failing disk, removals", 40, runs=3, ends=0.4, removals=0.4, again=0.7, faults=6),
     Load("decisions", 40, runs=2, logs=0.6),
 )
 
@@ -74,11 +78,38 @@ class Books:
 
     layout: Layout
     runs: dict[RunRef, Account] = field(default_factory=dict[RunRef, Account])
+    """Of each run the newest life."""
+    past: list[Account] = field(default_factory=list[Account])
     logs: dict[str, Account] = field(default_factory=dict[str, Account])
     number: int = 0
 
     def run(self, ref: RunRef) -> Account:
         return self.runs.setdefault(ref, Account(partial(self.layout.run_file, ref)))
+
+    def copied(self) -> Books:
+        """As they are now."""
+        runs = {ref: replace(each, places=dict(each.places)) for ref, each in self.runs.items()}
+        logs = {name: replace(each, places=dict(each.places)) for name, each in self.logs.items()}
+        return Books(self.layout, runs, logs=logs, number=self.number)
+
+    def forget_what_is_lost(self, disk: SimDisk) -> None:
+        """After a cut: lines of logs that were not promised and did not survive are not before those that follow."""
+        for account in self.logs.values():
+            files = itertools.takewhile(
+                bool, (found_file(disk, account.path_of(n)) for n in range(MOST_NAMES))
+            )
+            there = set(reading([bytes(file.seen) for file in files if file is not None]))
+            kept = [
+                line for line, place in account.places.items() if place < account.promised or line in there
+            ]
+            account.doubtful = account.doubtful.union(account.places.keys() - kept)
+            account.places = {line: place for place, line in enumerate(kept)}
+
+    def begin_anew(self, ref: RunRef) -> None:
+        """The run is gone and its name is used again: what it was must not be seen any more."""
+        before = self.runs.pop(ref)
+        self.past.append(before)
+        self.run(ref).earlier = before.earlier.union(before.places) - {orphaned(ref)}
 
     def log(self, relative: str) -> Account:
         return self.logs.setdefault(relative, Account(partial(self.layout.log_file, relative)))
@@ -94,6 +125,12 @@ def orphaned(ref: RunRef) -> bytes:
         run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("orphaned"), ended_at=NOON
     )
     return msgspec.json.encode(record)
+
+
+def found_file(disk: SimDisk, path: Path) -> SimFile | None:
+    folder = disk.folder(path.parent)
+    found = folder.seen.get(path.name) if folder is not None else None
+    return found if isinstance(found, SimFile) else None
 
 
 class Watch:
@@ -143,9 +180,18 @@ class Life:
         self.books, self.disk = watch.books, watch.disk
         self._open: list[RunRef] = []
         self._ended: list[RunRef] = []
+        self._free: list[RunRef] = []
         self._turns: dict[RunRef, int] = {}
+        self._lives: dict[RunRef, int] = {}
         self._late: list[tuple[float, Account, int]] = []
         self._journal: Journal | None = None
+
+    def take_over(self, present: Collection[RunRef]) -> None:
+        """After an adoption: runs that are there have ended, and the names of the others may be used again."""
+        for ref, account in self.books.runs.items():
+            (self._ended if ref in present else self._free).append(ref)
+            self._turns[ref] = 0
+            account.removed = account.removed or ref not in present
 
     def run(self) -> None:
         """From the opening of the journal to its end."""
@@ -215,10 +261,16 @@ class Life:
 
     def _start(self, journal: Journal, done: Callable[[object], None]) -> None:
         self.books.number += 1
-        ref = RunRef(self.dice.choice(("agent", "Other Agent")), f"run-{self.books.number}")
+        if self._free and self.dice.random() < self.load.again:
+            ref = self._free.pop(self.dice.randrange(len(self._free)))
+            self.books.begin_anew(ref)
+            self.watch.verdict.counts["ids used again"] += 1
+        else:
+            ref = RunRef(self.dice.choice(("agent", "Other Agent")), f"run-{self.books.number}")
         self._open.append(ref)
         self._turns[ref] = 0
-        record = Started(run_id=ref.run_id, agent_id=ref.agent_id, intent="intent", started_at=NOON)
+        self._lives[ref] = self.books.number
+        record = Started(run_id=ref.run_id, agent_id=ref.agent_id, intent=self._intent(ref), started_at=NOON)
         self._record(journal, ref, [msgspec.json.encode(record)], done)
 
     def _go_on(self, journal: Journal, done: Callable[[object], None]) -> None:
@@ -226,13 +278,17 @@ class Life:
         if self.dice.random() < self.load.ends:
             self._open.remove(ref)
             end = Ended(
-                run_id=ref.run_id, agent_id=ref.agent_id, termination=Incomplete("shutdown"), ended_at=NOON
+                run_id=ref.run_id,
+                agent_id=ref.agent_id,
+                termination=Incomplete("shutdown"),
+                ended_at=self._end(ref),
             )
             self._record(journal, ref, [msgspec.json.encode(end)], done, ended=True)
             return
         lines: list[bytes] = []
         for _ in range(self.dice.randint(1, self.load.batch)):
             prompt = "".join(self.dice.choices("abcdefgh", k=self.dice.choice(self.load.sizes)))
+            prompt = f"{self._lives[ref]} {prompt}"
             lines.append(msgspec.json.encode(Turn(index=self._turns[ref], prompt=prompt)))
             self._turns[ref] += 1
         self._record(journal, ref, lines, done)
@@ -249,15 +305,22 @@ class Life:
         account = self.books.run(ref)
         count = account.put(lines)
         row = CatalogRow(
-            run_id=ref.run_id, agent_id=ref.agent_id, intent="intent", started_at=NOON,
+            run_id=ref.run_id, agent_id=ref.agent_id, intent=self._intent(ref), started_at=NOON,
             turn_count=self._turns[ref], status="incomplete" if ended else "in_progress",
-            ended_at=NOON if ended else None,
+            ended_at=self._end(ref) if ended else None,
         )  # fmt: skip
         wanted = row if ended or not self._turns[ref] else None
         ticket = journal.put(ref, lines, durable=partial(self._durable, account, count), row=wanted)
         if ended:
             ticket.then(lambda word: self._ended.append(ref) if word is None else None)
         ticket.then(done)
+
+    def _intent(self, ref: RunRef) -> str:
+        """Of two lives of a run no line is the same, but the end that an adoption writes."""
+        return f"life {self._lives[ref]}"
+
+    def _end(self, ref: RunRef) -> str:
+        return NOON.replace(".000000", f".{self._lives[ref]:06}")
 
     def _durable(self, account: Account, count: int) -> None:
         if self.mode == "always":
@@ -283,11 +346,15 @@ class Life:
     def _remove(self, journal: Journal, done: Callable[[object], None]) -> None:
         ref = self._ended.pop(self.dice.randrange(len(self._ended)))
         account = self.books.run(ref)
-        account.tombstone = msgspec.json.encode({"run_id": ref.run_id, "agent_id": ref.agent_id})
+        self.books.number += 1
+        told = {"run_id": ref.run_id, "agent_id": ref.agent_id, "removal": self.books.number}
+        account.tombstone = msgspec.json.encode(told)
         self.books.log(self.books.layout.deleted_runs.name).put([account.tombstone])
 
         def removed(word: object) -> None:
             account.removed = word is None
+            if account.removed:
+                self._free.append(ref)
 
         ticket = journal.remove(ref, account.tombstone)
         ticket.then(removed)

@@ -41,6 +41,15 @@ def lived(tmp_path: Path, when: str, defect: str | None) -> Verdict:
         ("two ends", "after", ["one end"]),
         ("ended again", "after", ["changed after its end", "one end"]),
         ("no end", "after", ["still open"]),
+        ("kept", "after", ["was removed, and is back", "several lives"]),
+        ("inherited", "after", ["holds turns of the lives"]),
+        (
+            "gone early",
+            "before",
+            ["was removed, and is back", "several lives", "no file of it", "should be []"],
+        ),
+        ("by name", "after", ["there is no file of it"]),
+        ("listed", "after", ["and should be []"]),
     ],
 )
 def test_a_daemon_with_a_planted_defect_is_found_out(
@@ -61,9 +70,10 @@ def test_a_turn_that_is_changed_long_after_its_run_was_judged_is_found(
         home = House(verdict, daemon, processes)
         try:
             home.loaded_life(random.Random(1))
-            path = next((tmp_path / "home" / "runs").glob("*/*.jsonl"))
+            judged = {path: path.stat().st_ino for path in (tmp_path / "home" / "runs").glob("*/*.jsonl")}
             home.loaded_life(random.Random(2))
             assert not verdict.findings
+            path = next(path for path, was in judged.items() if path.exists() and path.stat().st_ino == was)
             path.write_bytes(path.read_bytes().replace(b"be killed", b"be KILLED"))
             home.last_life()
         finally:

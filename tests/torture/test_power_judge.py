@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
+from car_trio.store import writing
 from car_trio.store.appending import AppendFile
 from car_trio.store.catalog import CatalogWriter
 from car_trio.store.journal import Journal
+from car_trio.store.layout import Layout
 from car_trio.store.writing import Durability, Writer
+from car_trio.wire.runs import RunRef
 from tests.sim_disk import SimDisk, SimFile
 from torture import power
 from torture.orders import Verdict
+from torture.planted_store import STORE_DEFECTS
 from torture.power_judge import is_damaged, reading
 from torture.power_loads import LOADS, Load
 from torture.power_states import SECTOR, FileStates
@@ -71,6 +75,26 @@ def removed_without_a_tombstone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writer, "_append_payload", no_tombstones)
 
 
+def removed_without_a_sync(patch: pytest.MonkeyPatch) -> None:
+    def unlinking(disk: SimDisk, layout: Layout, ref: RunRef) -> int:
+        disk.unlink(layout.run_file(ref))
+        return 0
+
+    patch.setattr(writing, "unlink_run", unlinking)
+
+
+def as_in_a_process(name: str) -> Patch:
+    """A defect that is planted in daemons too."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(Writer, "_append_payload", Writer._append_payload)  # is put back
+        where, attribute, defect = STORE_DEFECTS[name]
+        patch.setattr(where, attribute, defect())
+
+    plant.__name__ = name.replace(" ", "_")
+    return plant
+
+
 def played(load: Load, mode: Durability, root: Path, seed: int = 3) -> Verdict:
     verdict = Verdict()
     power.one_round(verdict, root / f"{mode}-{seed}", load, mode, seed)
@@ -88,6 +112,12 @@ def played(load: Load, mode: Durability, root: Path, seed: int = 3) -> Verdict:
         (lines_in_another_order, "batches", "os", "is there after line"),
         (lines_written_twice, "many runs", "os", "is there after line"),
         (removed_without_a_tombstone, "ends and removals", "always", "there is no file of it"),
+        (removed_without_a_sync, "ends and removals", "always", "was removed, and is back"),
+        (removed_without_a_sync, "ends and removals", "os", "another life's line is back"),
+        (as_in_a_process("kept"), "ends and removals", "always", "was removed, and is back"),
+        (as_in_a_process("kept"), "ends and removals", "interval", "another life's line is back"),
+        (as_in_a_process("inherited"), "ends and removals", "os", "another life's line is back"),
+        (as_in_a_process("gone early"), "ends and removals", "always", "was removed, and is back"),
     ],
 )
 def test_a_store_with_a_planted_defect_is_found_out(
