@@ -5,7 +5,12 @@ again from where they were, on the same connection or on a new one. Half of them
 they do not read stays with the daemon. Most houses have very small bounds (passage, page, snapshot, buffer), so that
 every schedule passes them many times; some have the real ones.
 
-What a follower was shown, over all its connections, must be what the file of the run holds, byte for byte.
+In half of the schedules the run is ended and removed in between, once or twice, and its key is used again, while
+followers watch, come back with the cursor that they had, or ask for a run that is not there: each time that is another
+*life* of the run.
+
+What a follower was shown of a life, over all its connections, must be what the file held then, byte for byte, and no
+line of another life. It is told of the end; where the file was removed before it had read all, that is the last word.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from msgspec import Raw, Struct
 from trio.testing import MockClock
 from websockets.frames import Frame, Opcode
 
-from tests.peer import HOST_TOKEN, House, Peer, open_house
+from tests.peer import HOST_TOKEN, House, Peer, Refused, open_house
 from torture.orders import Orders, Verdict
 
 SCHEDULES_A_HOUSE = 50
@@ -57,7 +62,7 @@ class _Message(Struct):
     method: str = ""
     params: _Shown | None = None
     result: _Shown | None = None
-    error: Raw | None = None
+    error: Raw = Raw(b"")
 
 
 _decode = msgspec.json.Decoder(_Message).decode
@@ -94,58 +99,186 @@ class ExactPeer(Peer):
                 message = _decode(self.payloads.popleft())
                 if message.id == request_id and message.result is not None:
                     return message.result
-                if message.error is not None:
-                    raise AssertionError(bytes(message.error))
+                if message.error:
+                    raise AssertionError(bytes(message.error).decode())
             await self.something_came(65_536)
 
 
-class Follower:
-    """Over all its connections: what it was shown, and where it would go on."""
+class Life:
+    """A run from its start to its removal, or to the end of the schedule."""
 
-    def __init__(self, house: House, run: str, dice: random.Random, verdict: Verdict) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.sent = 0
+        self.recorded: list[bytes] = []
+        """All lines but the first, once it has ended."""
+        self.removed = False
+
+    def has(self, turn: bytes) -> bool:
+        """Whether it is one of its turns, be it at its place or not."""
+        return b'"prompt":"%d:' % self.number in turn
+
+
+class Tale:
+    """A run and its lives."""
+
+    def __init__(self, house: House, recorder: Peer, host: Peer, run: str) -> None:
         self._house = house
-        self._run = run
+        self._recorder = recorder
+        self._host = host
+        self.run = run
+        self.lives: list[Life] = []
+
+    @property
+    def life(self) -> Life:
+        """The one that there is, or was last."""
+        return self.lives[-1]
+
+    async def begin(self) -> None:
+        self.lives.append(Life(len(self.lives)))
+        asked = {"intent": f"be watched, life {self.life.number}", "idempotency_key": self.run}
+        assert (await self._recorder.call("runs.start", asked))["run_id"] == self.run
+
+    async def append(self, dice: random.Random, *, is_small: bool) -> None:
+        """A batch; now and then its reply is not waited for."""
+        size = dice.choice(SIZES[is_small])
+        batch = dice.choice(BATCHES[is_small]) if size < 1000 else 20
+        turns = [{"prompt": f"{self.life.number}:{'é' * size}"}] * batch
+        self.life.sent += batch
+        request = await self._recorder.request("runs.record_turns", {"run_id": self.run, "turns": turns})
+        if dice.random() < 0.7:
+            await self._recorder.reply(request)
+
+    async def end(self, verdict: Verdict, seed: int) -> None:
+        outcome = {"status": "success", "summary": f"life {self.life.number}"}
+        await self._recorder.call("runs.complete", {"run_id": self.run, "outcome": outcome})
+        life = self.life
+        for path in (self._house.home / "runs").glob(f"*/{self.run}.jsonl"):
+            life.recorded = path.read_bytes().splitlines()[1:]
+        others = sum(not life.has(line) for line in life.recorded[:-1])
+        verdict.expect(
+            not others and len(life.recorded) == life.sent + 1,
+            f"schedule {seed}: the file of life {life.number} holds {len(life.recorded)} lines after {life.sent} "
+            f"turns, {others} of them another's",
+        )
+
+    async def remove(self) -> None:
+        """It can be removed when the catalog knows of its end."""
+        removed: list[str] = []
+        while not removed:
+            removed = (await self._host.call("runs.remove", {"run_ids": [self.run]}))["removed"]
+        self.life.removed = True
+
+
+class Follower:
+    """Over all its connections: what it was shown of a life, and where it would go on."""
+
+    def __init__(self, house: House, tale: Tale, dice: random.Random, verdict: Verdict) -> None:
+        self._house = house
+        self._tale = tale
         self._dice = dice
         self._verdict = verdict
         self._peer: ExactPeer | None = None
+        self.life: Life = tale.life
+        self.start = 0
         self.shown: list[bytes] = []
-        self.ended = False
+        """Turns, from `start` on."""
+        self.end: bytes | None = None
+        self.is_subscribed = False
 
     @property
     def is_connected(self) -> bool:
         return self._peer is not None
 
-    async def subscribe(self) -> None:
-        """From where it is. Events that come before the reply belong to the subscription that is replaced."""
+    @property
+    def cursor(self) -> int:
+        return self.start + len(self.shown)
+
+    async def _connected(self) -> ExactPeer:
         if self._peer is None:
             stranger = await self._house.stranger(lockstep=self._dice.random() < 0.5)
             self._peer = ExactPeer(stranger.stream)
             await self._peer.open()
             await self._peer.reply(await self._peer.request("session.auth", {"host_token": HOST_TOKEN}))
-        asked = {"run_id": self._run, "from_cursor": len(self.shown)}
-        snapshot = await self._peer.reply(await self._peer.request("runs.subscribe", asked))
-        self.shown += map(bytes, snapshot.turns_so_far)
+        return self._peer
+
+    async def subscribe(self) -> None:
+        """From where it is, also where that was another life's cursor. Events that come before the reply belong to
+        the subscription that is replaced."""
+        peer = await self._connected()
+        asked = {"run_id": self._tale.run, "from_cursor": self.cursor}
+        request = await peer.request("runs.subscribe", asked)
+        if self._tale.life.removed:
+            await self._is_told_that_it_is_gone(peer, request)
+            return
+        snapshot = await peer.reply(request)
+        begin = snapshot.cursor - len(snapshot.turns_so_far)
+        if self._tale.life is not self.life:
+            self.judge()
+            self.life, self.start, self.shown = self._tale.life, begin, []
+        self.end, self.is_subscribed = None, True
         self._verdict.expect(
-            snapshot.cursor == len(self.shown), f"a snapshot up to {snapshot.cursor} holds {len(self.shown)}"
+            begin == self.cursor, f"a snapshot up to {snapshot.cursor} begins at {begin} of {self.cursor}"
         )
+        self.shown += map(bytes, snapshot.turns_so_far)
+
+    async def _is_told_that_it_is_gone(self, peer: ExactPeer, request: Any) -> None:
+        told = ""
+        try:
+            await peer.reply(request)
+        except AssertionError as error:
+            told = str(error)
+        self._verdict.counts["subscriptions to what is gone"] += 1
+        self._verdict.expect("unknown run_id" in told, f"a run that is gone can be watched: {told}")
 
     async def read(self, most: int) -> bool:
         """Takes at most so many bytes, and what is whole of them; `False` when nothing came."""
         assert self._peer is not None
         came = await self._peer.something_came(most)
-        while self._peer.payloads and not self.ended:
+        while self._peer.payloads and self.end is None:
             event = _decode(self._peer.payloads.popleft()).params
             assert event is not None
-            self.shown.append(bytes(event.record))
-            self.ended = event.status != "in_progress"
-            due = len(self.shown) - self.ended
-            self._verdict.expect(event.cursor == due, f"event {event.cursor} where {due} was due")
+            if event.status == "in_progress":
+                self.shown.append(bytes(event.record))
+            else:
+                self.end, self.is_subscribed = bytes(event.record), False
+            self._verdict.expect(
+                event.cursor == self.cursor, f"event {event.cursor} where {self.cursor} was due"
+            )
         return came
+
+    async def read_to_the_end(self) -> None:
+        while self.is_subscribed:
+            await self.read(65_536)
 
     async def drop(self) -> None:
         if self._peer is not None:
             await self._peer.drop()
-        self._peer = None
+        self._peer, self.is_subscribed = None, False
+
+    def judge(self) -> None:
+        """What it was shown of the life that it has watched, which is over."""
+        self._verdict.counts["histories"] += 1
+        self._verdict.counts["records shown"] += len(self.shown) + (self.end is not None)
+        wrong = history(self.life, self.start, self.shown, self.end)
+        self._verdict.expect(wrong is None, f"{self._tale.run}, life {self.life.number}: {wrong}")
+
+
+def history(life: Life, start: int, shown: list[bytes], end: bytes | None) -> str | None:
+    """What is wrong with what was shown of a life from a cursor on: all until its end, or until the follower left; or,
+    when the run was removed, all until that and the last word."""
+    recorded = life.recorded[start:]
+    if others := sum(not life.has(turn) for turn in shown):
+        return f"{others} turns of another life are shown"
+    if end is None:
+        return difference(shown, recorded[: len(shown)])
+    wrong = difference([*shown, end], recorded)
+    if wrong is None or not life.removed:
+        return wrong
+    outcome = msgspec.json.decode(end)["termination"].get("outcome", {})
+    if outcome.get("status") != "success" or outcome.get("summary") not in ("", f"life {life.number}"):
+        return f"its last word is another's: {end.decode()}"
+    return difference(shown, recorded[: len(shown)])
 
 
 def difference(shown: list[bytes], recorded: list[bytes]) -> str | None:
@@ -174,20 +307,21 @@ def without_threads() -> Generator[None]:
         yield
 
 
-def run_schedules(orders: Orders, verdict: Verdict, count: int) -> None:
-    """So many schedules, or fewer when the time is over. One that fails is named by its seed."""
+def run_schedules(orders: Orders, verdict: Verdict, count: int, *, left_behind: float = 0.0) -> None:
+    """So many schedules, or fewer when the time is over. One that fails is named by its seed. `left_behind`: how many
+    removals do not wait until those who watch have read the end."""
     done = 0
     while done < count and orders.go_on(done):
         some = min(
             SCHEDULES_A_HOUSE, count - done, *([] if orders.rounds is None else [orders.rounds - done])
         )
         seeds = range(orders.seed * 1_000_000 + done, orders.seed * 1_000_000 + done + some)
-        trio.run(in_a_house, orders, verdict, seeds, clock=MockClock(autojump_threshold=0))
+        trio.run(in_a_house, orders, verdict, seeds, left_behind, clock=MockClock(autojump_threshold=0))
         done += some
     verdict.counts["schedules"] += done
 
 
-async def in_a_house(orders: Orders, verdict: Verdict, seeds: range) -> None:
+async def in_a_house(orders: Orders, verdict: Verdict, seeds: range, left_behind: float) -> None:
     """Runs pile up in a home, and its size is no part of the question: a new one every now and then."""
     is_small = seeds.start // SCHEDULES_A_HOUSE % 20 != 19
     with ExitStack() as changes:
@@ -197,44 +331,52 @@ async def in_a_house(orders: Orders, verdict: Verdict, seeds: range) -> None:
         home = orders.directory / f"schedules-{seeds.start}"
         async with open_house(home, runs={"durability": "os"}) as house:
             for seed in seeds:
-                with trio.fail_after(PATIENCE):
-                    await schedule(house, verdict, seed, is_small=is_small)
+                with trio.move_on_after(PATIENCE) as patience:
+                    try:
+                        await schedule(house, verdict, seed, is_small=is_small, left_behind=left_behind)
+                    except (AssertionError, Refused) as refused:
+                        verdict.expect(False, f"schedule {seed}: {refused}")
+                verdict.expect(not patience.cancelled_caught, f"schedule {seed}: somebody waits for ever")
 
 
-async def schedule(house: House, verdict: Verdict, seed: int, *, is_small: bool) -> None:
+async def schedule(house: House, verdict: Verdict, seed: int, *, is_small: bool, left_behind: float) -> None:
     dice = random.Random(seed)  # noqa: S311 - chance, not secrets
-    recorder = await house.peer(f"agent-{seed}")
-    run = (await recorder.call("runs.start", {"intent": "be watched"}))["run_id"]
-    followers = [Follower(house, run, dice, verdict) for _ in range(FOLLOWERS)]
-    for _ in range(dice.randrange(5, 40)):
+    recorder, host = await house.peer(f"agent-{seed}"), await house.peer(host=True)
+    tale = Tale(house, recorder, host, f"schedule-{seed}")
+    await tale.begin()
+    followers = [Follower(house, tale, dice, verdict) for _ in range(FOLLOWERS)]
+    steps = dice.randrange(5, 40)
+    removals = {dice.randrange(steps) for _ in range(dice.choice((0, 0, 1, 2)))}
+    for step in range(steps):
+        if step in removals:
+            verdict.counts["ids used again"] += 1
+            await tale.end(verdict, seed)
+            await another_life(tale, followers, dice, behind=dice.random() < left_behind)
         if dice.random() < 0.4:
-            await append(recorder, run, dice, is_small=is_small)
+            await tale.append(dice, is_small=is_small)
         else:
             await a_step(dice.choice(followers), dice)
-    await recorder.call("runs.complete", {"run_id": run, "outcome": {"status": "success"}})
-    (path,) = (house.home / "runs").glob(f"*/{run}.jsonl")
-    recorded = path.read_bytes().splitlines()[1:]
+    await tale.end(verdict, seed)
     for follower in followers:
-        if not follower.ended and (not follower.is_connected or dice.random() < 0.5):
+        if not follower.is_subscribed or dice.random() < 0.5:
             await follower.subscribe()
-        while not follower.ended:
-            await follower.read(65_536)
-        verdict.counts["histories"] += 1
-        verdict.counts["records shown"] += len(follower.shown)
-        wrong = difference(follower.shown, recorded)
-        verdict.expect(wrong is None, f"schedule {seed}: {wrong}")
+        await follower.read_to_the_end()
+        follower.judge()
         await follower.drop()
     await recorder.drop()
+    await host.drop()
 
 
-async def append(recorder: Peer, run: str, dice: random.Random, *, is_small: bool) -> None:
-    size = dice.choice(SIZES[is_small])
-    batch = dice.choice(BATCHES[is_small]) if size < 1000 else 20
-    request = await recorder.request(
-        "runs.record_turns", {"run_id": run, "turns": [{"prompt": "é" * size}] * batch}
-    )
-    if dice.random() < 0.7:
-        await recorder.reply(request)
+async def another_life(tale: Tale, followers: list[Follower], dice: random.Random, *, behind: bool) -> None:
+    """The run has ended: it is removed, and its key used again. Some ask for it in between."""
+    if not behind:
+        for follower in followers:
+            await follower.read_to_the_end()
+    await tale.remove()
+    for follower in followers:
+        if dice.random() < 0.3 and not follower.is_subscribed:
+            await follower.subscribe()
+    await tale.begin()
 
 
 async def a_step(follower: Follower, dice: random.Random) -> None:

@@ -24,12 +24,12 @@ class Short(NamedTuple):
 
 
 SHORT = {
-    "kill": Short(40, {"kills": 40, "acknowledged turns": 40}),
-    "power": Short(21, {"states": 1_000_000, "booted": 1, "booted for real": 1}),
+    "kill": Short(40, {"kills": 40, "acknowledged turns": 40, "ids used again": 1}),
+    "power": Short(21, {"states": 1_000_000, "booted": 1, "booted for real": 1, "ids used again": 40}),
     "fault": Short(7, {"faults": 4, "refusals": 1}),
     "hostile": Short(150, {"hostile connections": 3000, "mutated messages": 50_000}),
     "leak": Short(1000, {"cycles": 1000}),
-    "watch": Short(500, {"schedules": 500, "watchers over processes": 2 * 50 + 4}),
+    "watch": Short(500, {"schedules": 500, "ids used again": 100, "watchers over processes": 2 * 50 + 4}),
     "loop": Short(6, {"messages": 6}),
     "clock": Short(1, {"jumps": 2}),
     "twins": Short(20, {"starts": 60}),

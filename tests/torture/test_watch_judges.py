@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from car_trio.nursery.framing import packed_frames
 from car_trio.nursery.subscriptions import RunSubscription
+from car_trio.state.absent import Absent
 from car_trio.state.run import Passage
+from car_trio.store.writing import Writer
 from tests.process.daemon_process import DaemonProcess
 from torture.loop import Watched, full_load, judge, longest_of, measure
 from torture.orders import Orders, Verdict
-from torture.schedules import difference, run_schedules
+from torture.planted_store import STORE_DEFECTS
+from torture.schedules import Life, difference, history, run_schedules
 from torture.watch import sleepers, tell_ratio
 from torture.watched import PLANT
 
@@ -59,6 +63,87 @@ def test_a_daemon_that_shows_something_else_is_found_by_the_schedules(
     verdict = Verdict()
     run_schedules(Orders(tmp_path, seed=1), verdict, 10)
     assert verdict.findings
+
+
+# Lives
+
+LIVES = [[b'{"prompt":"%d:%d"}' % (life, index) for index in range(4)] for life in (0, 1)]
+ENDS = [
+    b'{"record":"ended","termination":{"kind":"outcome","outcome":{"status":"success","summary":"life %d"}}}'
+    % life
+    for life in (0, 1)
+]
+LAST_WORD = ENDS[0].replace(b"life 0", b"")
+
+
+@pytest.mark.parametrize(
+    ("start", "shown", "end", "said"),
+    [
+        (0, LIVES[0], ENDS[0], None),
+        (2, LIVES[0][2:], ENDS[0], None),
+        (0, LIVES[0][:2], None, None),
+        (1, LIVES[0][1:2], LAST_WORD, None),
+        (0, LIVES[0][:2] + LIVES[1][2:], ENDS[0], "2 turns of another life are shown"),
+        (0, LIVES[1][:1], None, "1 turns of another life are shown"),
+        (0, LIVES[0], ENDS[1], "its last word is another's"),
+        (0, LIVES[0][:1] + LIVES[0][2:], ENDS[0], "record 1 is missing"),
+    ],
+)
+def test_what_is_shown_of_a_life_is_judged_by_that_life(
+    start: int, shown: list[bytes], end: bytes | None, said: str | None
+) -> None:
+    life = Life(0)
+    life.recorded, life.removed = [*LIVES[0], ENDS[0]], True
+    found = history(life, start, shown, end)
+    assert found is None if said is None else found is not None and said in found
+
+
+def test_only_a_run_that_was_removed_may_end_before_its_end() -> None:
+    life = Life(0)
+    life.recorded = [*LIVES[0], ENDS[0]]
+    assert history(life, 0, LIVES[0][:2], ENDS[0])
+
+
+@pytest.mark.parametrize(
+    ("defect", "said"),
+    [
+        ("kept", "of them another's"),
+        ("inherited", "of them another's"),
+        ("remembered", "unknown run_id"),
+        ("still shown", "turns of another life are shown"),
+    ],
+)
+def test_a_daemon_that_mixes_two_lives_is_found_by_the_schedules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: str, said: str
+) -> None:
+    monkeypatch.setattr(Writer, "_append_payload", Writer._append_payload)  # is put back
+    if defect == "remembered":
+        monkeypatch.setattr(Absent, "left", lambda self, run_id, *, gone: self._leaving.pop(run_id))
+    elif defect == "still shown":
+        monkeypatch.setattr(RunSubscription, "_emit", emitting_what_was())
+    else:
+        where, attribute, plant = STORE_DEFECTS[defect]
+        monkeypatch.setattr(where, attribute, plant())
+    verdict = Verdict()
+    run_schedules(Orders(tmp_path, seed=1), verdict, 10)
+    assert any(said in finding for finding in verdict.findings), verdict.findings
+
+
+def emitting_what_was() -> Callable[[RunSubscription, Passage], None]:
+    """Whoever watches is shown first what another watcher of an earlier run of that id was shown."""
+    plain = RunSubscription._emit
+    last: dict[str, tuple[RunSubscription, Passage]] = {}
+
+    def emit(self: RunSubscription, passage: Passage) -> None:
+        run_id = self.run.ref.run_id
+        before, was = last.get(run_id, (self, passage))
+        if before.run.started_at != self.run.started_at:
+            self._post(was.packed(packed_frames))
+        if passage.status == "in_progress":
+            last[run_id] = self, passage
+        plain(self, passage)
+
+    return emit
 
 
 def test_slow_watchers_that_cost_too_much_are_found() -> None:
