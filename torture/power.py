@@ -111,6 +111,8 @@ class Round:
         self._while_removing = bool(load.again) and self.dice.random() < WHILE_REMOVING
         self._live(load, mode, open_catalog(self.layout, self.disk))
         self.disk, self.books, self._catalogs = self._cut or self._cut_now()
+        for path in catalog_files(self.layout):
+            path.unlink(missing_ok=True)  # it knows what was done after the cut
         self.books.forget_what_is_lost(self.disk)
         self.books.expect_orphans()
         watch = Watch(self.disk, self.books, self.verdict, self.dice)
@@ -147,9 +149,8 @@ class Round:
 
     def _boot_for_real(self) -> None:
         """The state on a real directory, with one of the catalogs that a cut may leave beside it."""
-        self._catalogs.append(
-            {path.name: path.read_bytes() for path in catalog_files(self.layout) if path.exists()}
-        )
+        now = {path.name: path.read_bytes() for path in catalog_files(self.layout) if path.exists()}
+        self._catalogs += [now] if now or not self._catalogs else []
         after = self.disk.crash(self.dice)
         root = self.layout.root.with_name(self.layout.root.name + "-real")
         shutil.rmtree(root, ignore_errors=True)
