@@ -307,21 +307,20 @@ def without_threads() -> Generator[None]:
         yield
 
 
-def run_schedules(orders: Orders, verdict: Verdict, count: int, *, left_behind: float = 0.0) -> None:
-    """So many schedules, or fewer when the time is over. One that fails is named by its seed. `left_behind`: how many
-    removals do not wait until those who watch have read the end."""
+def run_schedules(orders: Orders, verdict: Verdict, count: int) -> None:
+    """So many schedules, or fewer when the time is over. One that fails is named by its seed."""
     done = 0
     while done < count and orders.go_on(done):
         some = min(
             SCHEDULES_A_HOUSE, count - done, *([] if orders.rounds is None else [orders.rounds - done])
         )
         seeds = range(orders.seed * 1_000_000 + done, orders.seed * 1_000_000 + done + some)
-        trio.run(in_a_house, orders, verdict, seeds, left_behind, clock=MockClock(autojump_threshold=0))
+        trio.run(in_a_house, orders, verdict, seeds, clock=MockClock(autojump_threshold=0))
         done += some
     verdict.counts["schedules"] += done
 
 
-async def in_a_house(orders: Orders, verdict: Verdict, seeds: range, left_behind: float) -> None:
+async def in_a_house(orders: Orders, verdict: Verdict, seeds: range) -> None:
     """Runs pile up in a home, and its size is no part of the question: a new one every now and then."""
     is_small = seeds.start // SCHEDULES_A_HOUSE % 20 != 19
     with ExitStack() as changes:
@@ -333,13 +332,13 @@ async def in_a_house(orders: Orders, verdict: Verdict, seeds: range, left_behind
             for seed in seeds:
                 with trio.move_on_after(PATIENCE) as patience:
                     try:
-                        await schedule(house, verdict, seed, is_small=is_small, left_behind=left_behind)
+                        await schedule(house, verdict, seed, is_small=is_small)
                     except (AssertionError, Refused) as refused:
                         verdict.expect(False, f"schedule {seed}: {refused}")
                 verdict.expect(not patience.cancelled_caught, f"schedule {seed}: somebody waits for ever")
 
 
-async def schedule(house: House, verdict: Verdict, seed: int, *, is_small: bool, left_behind: float) -> None:
+async def schedule(house: House, verdict: Verdict, seed: int, *, is_small: bool) -> None:
     dice = random.Random(seed)  # noqa: S311 - chance, not secrets
     recorder, host = await house.peer(f"agent-{seed}"), await house.peer(host=True)
     tale = Tale(house, recorder, host, f"schedule-{seed}")
@@ -351,7 +350,7 @@ async def schedule(house: House, verdict: Verdict, seed: int, *, is_small: bool,
         if step in removals:
             verdict.counts["ids used again"] += 1
             await tale.end(verdict, seed)
-            await another_life(tale, followers, dice, behind=dice.random() < left_behind)
+            await another_life(tale, followers, dice)
         if dice.random() < 0.4:
             await tale.append(dice, is_small=is_small)
         else:
@@ -367,9 +366,10 @@ async def schedule(house: House, verdict: Verdict, seed: int, *, is_small: bool,
     await host.drop()
 
 
-async def another_life(tale: Tale, followers: list[Follower], dice: random.Random, *, behind: bool) -> None:
-    """The run has ended: it is removed, and its key used again. Some ask for it in between."""
-    if not behind:
+async def another_life(tale: Tale, followers: list[Follower], dice: random.Random) -> None:
+    """The run has ended: it is removed, and its key used again, when all have read the end or while some still read.
+    Some ask for it in between."""
+    if dice.random() < 0.5:
         for follower in followers:
             await follower.read_to_the_end()
     await tale.remove()

@@ -50,18 +50,13 @@ def campaign(orders: Orders) -> Verdict:
         sleepers(daemon, verdict)
     finally:
         daemon.clean_up()
-    run_schedules(orders, verdict, SCHEDULES, left_behind=0 if is_short(orders) else LEFT_BEHIND)
+    run_schedules(orders, verdict, SCHEDULES)
     verdict.expect(verdict.counts["schedules"], "there was no time for schedules")
     return verdict
 
 
 SHORT = 500
 """A campaign of at most so many schedules is the short form."""
-
-
-LEFT_BEHIND = 0.3
-"""Of the removals. Not in the short form: a watcher that pages a run while that is removed and its id used again is
-shown what then lies in the file (docs/reliability.md, "Open")."""
 
 
 def is_short(orders: Orders) -> bool:
