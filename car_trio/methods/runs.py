@@ -40,6 +40,7 @@ from car_trio.wire.runs import (
 )
 
 TURNS = "{ run_id, turns: [RunTurn] }"
+SETTLING_STEPS, SETTLING_SECONDS = 500, 0.01
 STEP_BYTES = 64 * 1024
 """How much of a message is looked at in one step."""
 
@@ -229,6 +230,7 @@ def bounded(_: Context, ask: RemoveRuns) -> RemoveRuns:
 
 async def remove(context: Context, ask: RemoveRuns) -> Answer:
     """Removes ended runs, each with its tombstone, one after the other. With both criteria a run must meet both."""
+    await settled(context, ask.run_ids)
     rows = await context.in_thread(
         context.daemon.store.removable, list(dict.fromkeys(ask.run_ids)), ask.older_than
     )
@@ -239,6 +241,15 @@ async def remove(context: Context, ask: RemoveRuns) -> Answer:
             removed.append(row.run_id)
             freed += row.bytes
     return Answer(RunsRemoved(removed, freed))
+
+
+async def settled(context: Context, run_ids: list[str]) -> None:
+    """Waits until the catalog knows the ends of these runs: who was told of one may remove the run at once. A catalog
+    that cannot be written is not waited for."""
+    for _ in range(SETTLING_STEPS):
+        if not any(map(context.daemon.runs.is_settling, run_ids)):
+            return
+        await context.sleep(SETTLING_SECONDS)
 
 
 async def taken_off(daemon: Daemon, waiting: Waiting, row: CatalogRow, why: str) -> bool:

@@ -138,6 +138,11 @@ class RunRegistry:
             return None
         raise Lookup(run_id)
 
+    def is_settling(self, run_id: str) -> bool:
+        """Whether it has ended and the catalog does not know that yet."""
+        run = self._runs.get(run_id)
+        return run is not None and not run.is_open
+
     def life(self, run_id: str) -> Life:
         """For whoever reads the file of the run that has this id now, to see afterwards that it was this run's."""
         return self._absent.life(run_id)

@@ -11,6 +11,7 @@ from car_trio.methods.runs import taken_off
 from car_trio.nursery.duties import retention
 from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.peer import WAITS
+from car_trio.state.runs import RunRegistry
 from car_trio.store.tickets import RemovalTicket
 from tests.peer import House, Peer, Refused, open_house
 
@@ -118,6 +119,31 @@ async def test_a_question_that_nobody_answers_is_over(tmp_path, autojump_clock):
         with pytest.raises(OSError, match="the disk fails"):
             await LookupDesk(fail, house.daemon.runs).ask("key")
         assert not house.daemon.runs._absent._questions
+
+
+async def test_a_run_can_be_removed_as_soon_as_its_end_is_acknowledged(tmp_path, autojump_clock, monkeypatch):
+    indexed, told = RunRegistry._indexed, []
+    monkeypatch.setattr(RunRegistry, "_indexed", lambda *of: told.append(of))
+    async with open_house(tmp_path) as house:
+        host = await house.peer(host=True)
+        await ended(await house.peer("alice"), "key")
+        request = await host.request("runs.remove", {"run_ids": ["key"]})
+        with trio.move_on_after(1):
+            await host.reply(request)
+        assert [run.ref.run_id for _, run in told] == ["key"]
+        indexed(*told[0])
+        assert (await host.reply(request))["removed"] == ["key"]
+
+
+async def test_a_removal_does_not_wait_for_a_catalog_that_cannot_be_written(
+    tmp_path, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(RunRegistry, "_indexed", lambda *_: None)
+    async with open_house(tmp_path) as house:
+        host = await house.peer(host=True)
+        await ended(await house.peer("alice"), "key")
+        assert (await host.call("runs.remove", {"run_ids": ["key"]}))["removed"] == []
+        assert 4.9 < trio.current_time() < 7
 
 
 # What is read while the id comes to name another run
