@@ -24,8 +24,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
-REPLY_SECONDS = 5.0
-"""How long any reply or event may take before the test fails with `TimeoutError`."""
+REPLY_SECONDS = 60.0
+"""How long any reply or event may take before the test fails with `TimeoutError`; as patient as the tests of processes."""
 
 Tool = Callable[[dict[str, Any]], Any]
 

@@ -14,6 +14,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from car_trio.client import Car, connect, dialling
 from car_trio.client.finding import Endpoint
+from tests.process.daemon_process import PATIENCE
 
 
 class Refuse(Exception):
@@ -162,7 +163,7 @@ async def daemon(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Asyn
 
     async def notice_a_hang() -> None:
         virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
-        with trio.fail_after(600 if virtual else 5):
+        with trio.fail_after(600 if virtual else PATIENCE):
             await trio.sleep_forever()
 
     monkeypatch.setattr(dialling, "dial", dial)

@@ -14,10 +14,11 @@ from trio_websocket import ConnectionClosed, serve_websocket, wrap_server_stream
 
 from car_trio.client import CarError, DaemonUnreachable, connect, dialling
 from car_trio.client.finding import Search
+from tests.process.daemon_process import PATIENCE
 
 
 async def test_a_daemon_that_is_not_there_is_named_with_its_address_and_the_next_step() -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         with pytest.raises(DaemonUnreachable) as caught:
             async with connect("ws://127.0.0.1:1"):
                 raise AssertionError("connected to nothing")
@@ -58,7 +59,7 @@ async def test_both_transports_carry_calls(nursery: trio.Nursery, tmp_path: Path
     nursery.start_soon(trio.serve_listeners, serve_one, [trio.SocketListener(socket)])
     (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, serve_one, [tcp])
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         for url in (f"ws+unix://{tmp_path}/car.sock", f"ws://127.0.0.1:{tcp.socket.getsockname()[1]}"):
             async with connect(url) as car:
                 assert await car.call("some.method") == "some.method"
@@ -71,7 +72,7 @@ async def reject(request: Any) -> None:
 
 async def test_a_daemon_that_rejects_the_upgrade_is_quoted(nursery: trio.Nursery) -> None:
     server = await nursery.start(serve_websocket, reject, "127.0.0.1", 0, None)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         with pytest.raises(DaemonUnreachable, match="HTTP 421 unknown host"):
             async with connect(f"ws://127.0.0.1:{server.port}"):
                 raise AssertionError("connected to a server that rejects")
@@ -112,7 +113,7 @@ async def test_something_that_is_not_a_daemon_is_recognised(answer: bytes, monke
         return ours
 
     monkeypatch.setattr(dialling, "dial", dial)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         with pytest.raises(DaemonUnreachable):
             async with connect():
                 raise AssertionError("connected to something else")

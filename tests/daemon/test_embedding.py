@@ -11,6 +11,7 @@ import trio
 
 from car_trio import Daemon, Method, connect
 from car_trio.client import CallRefused
+from tests.process.daemon_process import PATIENCE
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embed.py"
 
@@ -35,7 +36,7 @@ async def test_added_methods_answer_are_discovered_and_are_this_daemons_only(tmp
     daemon = embedded(tmp_path)
     daemon.add("numbers.sum", Method(Numbers, add_up, int, "Add up."))
     daemon.add("numbers.later", Method(Numbers, later, int, "Add up, in a thread."))
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.serve)
             async with connect(home=str(tmp_path)) as car:
@@ -60,7 +61,7 @@ async def test_a_gated_method_of_an_embedding_program_is_listed_beside_the_usual
 async def test_without_approvals_a_gated_method_runs_at_once(tmp_path):
     daemon = embedded(tmp_path, **{"approvals.enabled": False})
     daemon.add("numbers.sum", Method(Numbers, add_up, int, "Add up."), gated=True)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.serve)
             async with connect(home=str(tmp_path)) as car:
@@ -73,7 +74,7 @@ async def test_the_example_asks_a_host_and_then_sends(tmp_path, capsys):
     assert spec is not None and spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await example.main(tmp_path)
     assert capsys.readouterr().out.splitlines() == [
         'ws.method:messages.send {"to":"ada","text":"the engine runs"}: approved',

@@ -19,6 +19,7 @@ from car_trio.nursery.framing import packed_frames, text_frames
 from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.together import Together
+from tests.process.daemon_process import PATIENCE
 
 LIMIT = 300_000
 REQUEST = (
@@ -46,7 +47,7 @@ class Wire:
 
     async def received(self, count: int) -> list[bytes]:
         messages: list[bytes] = []
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while len(messages) < count:
                 came = await self.socket.receive()
                 assert came is not None
@@ -86,7 +87,7 @@ async def close_code(connected: Wire) -> int:
     client.parser = super(ClientProtocol, client).parse()
     next(client.parser)
     said = b""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while b"\r\n\r\n" not in said or client.close_rcvd is None:
             came = bytes(await connected.theirs.receive_some())  # type: ignore[attr-defined]
             before, said = said, said + came
@@ -207,7 +208,7 @@ async def test_what_the_kernel_does_not_take_at_once_follows_whole_and_in_order(
             for payload in payloads[4:]:
                 connected.socket.post(payload)
             said = bytearray()
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 while not said.endswith(b"H" * 900_000):
                     said += await connected.theirs.receive_some()  # type: ignore[attr-defined]
             nursery.cancel_scope.cancel()
@@ -282,7 +283,7 @@ async def test_many_waiting_messages_are_made_bytes_of_their_own_in_small_parts_
         for _ in range(100):
             connected.socket.post(shared)
         said = bytearray()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while said.count(b"e") < 600_000:
                 said += await connected.theirs.receive_some()  # type: ignore[attr-defined]
     assert said.endswith(b"\x81\x7e" + (6_000).to_bytes(2, "big") + shared)

@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.process.daemon_process import PATIENCE
 from tests.process.raw import (
     BINARY,
     CLOSE,
@@ -184,7 +185,7 @@ async def answer_to(*sent: bytes) -> list[Frame]:
         async for came in client:
             heard.extend(came)
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(echo, trio.SocketStream(ours))
             nursery.start_soon(listen)

@@ -20,6 +20,7 @@ from car_trio import RunStore, connect
 from car_trio.client import Retracted
 from car_trio.wire.runs import Ended, Incomplete, Started, Turn
 from tests.process.daemon_process import (
+    PATIENCE,
     DaemonProcess,
     complete,
     lines_on_disk,
@@ -223,7 +224,7 @@ def test_a_kill_among_acknowledged_turns_loses_none_doubles_none_and_keeps_their
     daemon: DaemonProcess,
 ) -> None:
     acknowledged: dict[str, int] = {}
-    warm = threading.Barrier(4)
+    warm = threading.Barrier(4, timeout=PATIENCE)
 
     def write(agent: str) -> None:
         with daemon.client(agent) as client:
@@ -232,7 +233,7 @@ def test_a_kill_among_acknowledged_turns_loses_none_doubles_none_and_keeps_their
             try:
                 for number in range(100_000):
                     if number == 20:
-                        warm.wait(10)
+                        warm.wait()
                     assert record(client, run_id, number)["base_index"] == number
                     acknowledged[run_id] = number + 1
             except (ConnectionClosed, OSError):
@@ -241,11 +242,11 @@ def test_a_kill_among_acknowledged_turns_loses_none_doubles_none_and_keeps_their
     writers = [threading.Thread(target=write, args=(agent,)) for agent in ("a", "b", "c")]
     for writer in writers:
         writer.start()
-    warm.wait(10)
+    warm.wait()
     until(lambda: sum(acknowledged.values()) > 200, "the writers are at work")
     daemon.kill()
     for writer in writers:
-        writer.join(10)
+        writer.join(PATIENCE)
     daemon.start()
     assert len(acknowledged) == 3
     for run_id, count in acknowledged.items():
@@ -396,7 +397,7 @@ async def test_a_watch_goes_on_across_a_restart_without_a_gap_or_a_repetition(
     with daemon.client("alice") as alice:
         run_id = start_run(alice)
         record(alice, run_id, 0, 1, 2)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with connect(home=str(daemon.home), host=True) as car:
                 async for event in car.watch(run_id):
                     assert not isinstance(event, Retracted)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.daemon_process import PATIENCE
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "test"
 
 # Stands for the interpreter: fails when one of its arguments is the word in `fails_at`.
@@ -34,6 +36,6 @@ def test_the_exit_code_is_what_the_tests_and_the_coverage_said(
     interpreter.chmod(0o700)
     (tmp_path / "environment.sh").write_text(f'root="{tmp_path}"\npython="{interpreter}"\nready() {{ :; }}\n')
     done = subprocess.run(
-        ["bash", tmp_path / "test"], check=False, capture_output=True, text=True, timeout=60
+        ["bash", tmp_path / "test"], check=False, capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (code, "")

@@ -29,6 +29,7 @@ from car_trio.store.tickets import Ticket
 from car_trio.store.writing import Landed
 from car_trio.wire.errors import STORAGE_DEGRADED, Refusal
 from car_trio.wire.runs import CatalogRow, RunRef
+from tests.process.daemon_process import PATIENCE
 from tests.sim_disk import ROOT, Fault, SimDisk
 from tests.store.store_scripts import LAYOUT, A, B, C, a_run, ended, lines_of, row, started, turn
 
@@ -983,7 +984,7 @@ async def test_an_error_of_the_writing_side_ends_the_journal_and_reaches_the_own
             LAYOUT, disk, catalog=None, on_health=lambda _: None, sync_threads=threads, keep_free_bytes=0
         ) as journal:
             journal.put(A, [started(A)], durable=lambda: None)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await trio.sleep_forever()
 
 
@@ -1013,7 +1014,7 @@ async def test_real_threads_on_a_real_disk_keep_every_run_whole_and_ordered(tmp_
     layout, disk = Layout(tmp_path), Disk()
     refs = [RunRef("agent", f"run-{number}") for number in range(12)]
     told = Told()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with open_journal(
             layout, disk, catalog=None, on_health=lambda _: None, sync_threads=4, keep_free_bytes=0
         ) as journal:

@@ -21,6 +21,7 @@ from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
 from car_trio.store.sync_queue import SyncQueue, open_queue
 from car_trio.wire.runs import RunRef
+from tests.process.daemon_process import PATIENCE
 from tests.sim_disk import Fault, SimDisk
 from tests.store.store_scripts import LAYOUT, a_run, lines_of
 
@@ -249,7 +250,7 @@ async def test_runs_that_wait_together_go_through_the_queue_and_lose_nothing_whe
     disk = QueueingDisk()
     LAYOUT.prepare(disk)
     refs = [RunRef(f"agent-{number % 2}", f"run-{number}") for number in range(6)]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with open_journal(
             LAYOUT, disk, catalog=None, on_health=lambda _: None, sync_threads=2, keep_free_bytes=0
         ) as journal:
@@ -277,7 +278,7 @@ async def test_on_a_real_disk_a_single_run_is_synced_by_its_thread_and_many_by_t
     monkeypatch.setattr(SyncQueue, "run", noting)
     layout, disk = Layout(tmp_path), Disk()
     refs = [RunRef("agent", f"run-{number}") for number in range(20)]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with open_journal(
             layout, disk, catalog=None, on_health=lambda _: None, sync_threads=2, keep_free_bytes=0
         ) as journal:
