@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -30,6 +32,18 @@ long; a machine that has other things to do for some seconds must fail none."""
 READY = re.compile(r"car_trio ready (ws://\S+) \(pid (\d+), home (.+?)(; .*)?\)\n")
 
 _pause = threading.Event()
+_ports = random.SystemRandom()
+
+
+def free_ports(count: int = 1) -> int:
+    """A port that is free, and so are the next ones, `count` in all. They are lower than those that the kernel gives to
+    who asks for any, so nobody is given one of them before the test has used it."""
+    while True:
+        with ExitStack() as held, suppress(OSError):
+            first = _ports.randrange(20_000, 32_000)
+            for port in range(first, first + count):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
 
 
 def until(condition: Callable[[], Any], what: str = "") -> Any:

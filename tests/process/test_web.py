@@ -22,6 +22,7 @@ from tests.process.daemon_process import (
     DaemonProcess,
     clean_environment,
     command,
+    free_ports,
     record,
     start_run,
     until,
@@ -100,19 +101,10 @@ def port(daemon: DaemonProcess) -> int:
 # Where it listens
 
 
-def free_pair() -> int:
-    """A port that is free, and so is the next."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first, contextlib.suppress(OSError):
-            found: int = first.getsockname()[1]
-            with socket.create_server(("127.0.0.1", found + 1)):
-                return found
-
-
 async def test_the_page_is_on_the_next_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CAR_HOME", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"):
         monkeypatch.delenv(name, raising=False)
-    first = free_pair()
+    first = free_ports(2)
     async with trio.open_nursery() as nursery:
         endpoint = await nursery.start(Daemon(tmp_path, {"server.port": first}).serve)
         assert endpoint.web_url == f"http://127.0.0.1:{first + 1}/"
@@ -121,7 +113,8 @@ async def test_the_page_is_on_the_next_port(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_flag_goes_before_the_environment_and_that_before_the_file(make_daemon: MakeDaemon) -> None:
-    by_file, by_environment, by_flag = free_pair(), free_pair(), free_pair()
+    by_file = free_ports(3)
+    by_environment, by_flag = by_file + 1, by_file + 2
     config = f"[web]\nport = {by_file}\n"
     daemon = make_daemon(config=config).start()
     assert port_of(daemon) == by_file
@@ -154,8 +147,8 @@ def test_the_page_can_be_turned_off_and_is_said_to_be(
 
 
 def test_a_taken_port_costs_the_page_and_nothing_else(make_daemon: MakeDaemon) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_ports()
+    with socket.create_server(("127.0.0.1", port)):
         daemon = make_daemon("--web-port", str(port)).start()
         assert "web_url" not in said_of_itself(daemon)
         warning = next(line for line in daemon.said().splitlines() if " warning " in line)
@@ -392,8 +385,7 @@ def test_ui_with_a_browser_that_fails_prints_the_address(daemon: DaemonProcess, 
 
 
 def test_ui_without_a_daemon_is_exit_3(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        url = f"ws://127.0.0.1:{nobody.getsockname()[1]}"
+    url = f"ws://127.0.0.1:{free_ports()}"
     said = ran(tmp_path / "home", "ui", CAR_DAEMON_URL=url)
     assert (said.returncode, said.stdout) == (3, "")
     assert "car-trio serve" in said.stderr
