@@ -12,6 +12,8 @@ from tests.second_client import SecondClient
 
 LOST = "WebSocket connection to"
 """How Chromium begins to say that a daemon which is down cannot be reached."""
+ICON = "Failed to load resource"
+"""And that it could not fetch the icon, which it does when it finds the time."""
 
 
 class Screen:
@@ -50,6 +52,10 @@ class Screen:
     def close(self) -> None:
         self.context.close()
 
+    def loads(self) -> int:
+        """How often something was fetched, the icon apart: that is the browser's own business, whenever it likes."""
+        return sum(not url.endswith(".svg") for url in self.requests)
+
     # Going somewhere
 
     def code(self) -> str:
@@ -62,8 +68,19 @@ class Screen:
         self.is_live()
 
     def go(self, address: str) -> None:
-        """Another view; the page is not loaded again."""
-        self.page.evaluate("address => { location.hash = address }", address)
+        """Another view, and the page has taken it in; it is not loaded again."""
+        self.page.evaluate(
+            """address => new Promise(resolve => {
+                if (location.hash === address) return resolve();
+                addEventListener("hashchange", () => resolve(), { once: true });
+                location.hash = address;
+            })""",
+            address,
+        )
+
+    def stop_time(self) -> None:
+        """From now on no timer of the page ends. Its clock must have been installed before it was loaded."""
+        self.page.clock.pause_at(self.ask("() => Date.now() + 60_000"))
 
     def open_run(self, run_id: str) -> None:
         self.go(f"#/run/{run_id}")

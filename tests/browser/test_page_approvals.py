@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from tests.browser.screen import LOST, Screen
+from tests.browser.screen import ICON, LOST, Screen
 from tests.process.daemon_process import DaemonProcess
 from tests.second_client import Refused, SecondClient
 
@@ -230,7 +230,7 @@ def test_a_row_that_an_agent_owns_has_no_live_button_and_says_why(
 
 
 def test_nothing_can_be_decided_while_the_daemon_is_away(screen: Screen, daemon: DaemonProcess) -> None:
-    screen.allow(LOST, "Failed to load resource")  # the icon, when it was being exchanged at that moment
+    screen.allow(LOST, ICON)
     screen.go("#/approvals")
     with daemon.client("librarian") as agent:
         asks(agent, "burn a book")

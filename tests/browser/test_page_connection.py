@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.screen import LOST, Screen, address, record
+from tests.browser.screen import ICON, LOST, Screen, address, record
 from tests.browser.wire import Wire
-from tests.process.daemon_process import DaemonProcess, complete, start_run
+from tests.process.daemon_process import DaemonProcess, complete, free_ports, start_run
 
 Opener = Callable[..., Screen]
 
 
 @pytest.fixture
 def wire(make_daemon: Callable[..., DaemonProcess]) -> Iterator[tuple[DaemonProcess, Wire]]:
-    """A daemon that is reached by a wire in between."""
+    """A daemon that is reached by a wire in between. Named before `open_screen` it is closed after the screens."""
     daemon = make_daemon(config='[server]\nallowed_hosts = ["127.0.0.1"]\n').start()
     port = urlsplit(address(daemon)).port
     assert port is not None
@@ -71,9 +71,9 @@ def test_a_daemon_without_authentication_needs_no_sign_in(
 def test_after_another_start_of_the_daemon_the_page_says_to_sign_in_again(
     open_screen: Opener, make_daemon: Callable[..., DaemonProcess]
 ) -> None:
-    daemon = make_daemon("--web-port", str(free_port())).start()
+    daemon = make_daemon("--web-port", str(free_ports())).start()
     screen = open_screen(daemon)
-    screen.allow(LOST)
+    screen.allow(LOST, ICON)
     with daemon.client("librarian") as agent:
         complete(agent, start_run(agent, intent="sort the shelf"))
         agent.call("host.request_approval", {"action": "burn a book", "system_level": True})
@@ -93,11 +93,11 @@ def test_after_another_start_of_the_daemon_the_page_says_to_sign_in_again(
 
 
 def test_after_a_broken_connection_no_turn_is_missing_and_none_is_twice(
-    open_screen: Opener, wire: tuple[DaemonProcess, Wire]
+    wire: tuple[DaemonProcess, Wire], open_screen: Opener
 ) -> None:
     daemon, between = wire
     screen = open_screen(daemon, at=between.url, viewport={"width": 1280, "height": 1400})
-    screen.allow(LOST)
+    screen.allow(LOST, ICON)
     with daemon.client("librarian") as agent:
         run_id = start_run(agent)
         screen.open_run(run_id)
@@ -117,21 +117,21 @@ def test_after_a_broken_connection_no_turn_is_missing_and_none_is_twice(
         complete(agent, run_id)
         between.mend()
         expect(screen.row(said + 1)).to_contain_text("ended")
-    turns = screen["main .row .said"].all_inner_texts()
-    assert turns == ["tidy the notes", *[f"turn {number}" for number in range(said)], ""]
+    turns = ["tidy the notes", *[f"turn {number}" for number in range(said)], ""]
+    expect(screen["main .row .said"]).to_have_text(turns)
     expect(screen["#alert"]).to_be_hidden()
 
 
 def test_a_person_need_not_wait_for_the_next_try(
-    open_screen: Opener, wire: tuple[DaemonProcess, Wire]
+    wire: tuple[DaemonProcess, Wire], open_screen: Opener
 ) -> None:
     daemon, between = wire
     screen = open_screen(daemon, at=between.url, sign_in=False)
-    screen.allow(LOST)
+    screen.allow(LOST, ICON)
     # Time stands still before the connection breaks, so that only the button can make the page dial again.
     screen.page.clock.install()
     screen.sign_in()
-    screen.page.clock.pause_at(screen.ask("() => Date.now() + 60_000"))
+    screen.stop_time()
     between.cut()
     expect(screen["#alert"]).to_contain_text("Trying again")
     between.mend()
@@ -140,11 +140,11 @@ def test_a_person_need_not_wait_for_the_next_try(
 
 
 def test_what_happened_while_the_connection_was_broken_is_shown_when_it_is_back(
-    open_screen: Opener, wire: tuple[DaemonProcess, Wire]
+    wire: tuple[DaemonProcess, Wire], open_screen: Opener
 ) -> None:
     daemon, between = wire
     screen = open_screen(daemon, at=between.url)
-    screen.allow(LOST)
+    screen.allow(LOST, ICON)
     with daemon.client("librarian") as agent:
         agent.call("host.register_agent", {"name": "Librarian", "kind": "test"})
         expect(screen["#agents-count"]).to_have_text("1")
@@ -158,13 +158,9 @@ def test_what_happened_while_the_connection_was_broken_is_shown_when_it_is_back(
         expect(screen["#notice"]).to_contain_text("burn a book")
         expect(screen["#agents-count"]).to_have_text("2")
         screen.go("#/events")
-        assert screen["main .kind"].all_inner_texts() == [
-            "approval.requested",
-            "agent.registered",
-            "run.ended",
-            "run.started",
-            "agent.registered",
-        ]
+        expect(screen["main .kind"]).to_have_text(
+            ["approval.requested", "agent.registered", "run.ended", "run.started", "agent.registered"]
+        )
 
 
 def test_a_page_of_another_origin_gets_nothing(open_screen: Opener, daemon: DaemonProcess) -> None:
@@ -196,11 +192,3 @@ def test_a_page_of_another_origin_gets_nothing(open_screen: Opener, daemon: Daem
         document.body.append(frame);
     })"""
     assert other.ask(framed, own) == "refused"
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from playwright.sync_api import expect
 
 from tests.browser.screen import Screen, record
-from tests.process.daemon_process import DaemonProcess, complete, start_run
+from tests.process.daemon_process import DaemonProcess, complete, start_run, until
 
 MANY = 50_000
 IN_DOCUMENT = 60
@@ -32,7 +32,7 @@ def test_turns_and_the_end_arrive_without_loading_the_page_again(
     with daemon.client("librarian") as agent:
         run_id = start_run(agent, intent="count the words")
         screen.open_run(run_id)
-        loaded = len(screen.requests)
+        loaded = screen.loads()
         for number in range(5):
             record(agent, run_id, {"tool": "count", "output": f"word {number}"})
             expect(screen.row(number + 1)).to_contain_text(f"word {number}")
@@ -40,7 +40,7 @@ def test_turns_and_the_end_arrive_without_loading_the_page_again(
         expect(screen.row(6)).to_contain_text("ended")
         expect(screen[".facts"]).to_contain_text("success")
     expect(screen["main .row"]).to_have_count(7)
-    assert len(screen.requests) == loaded
+    assert screen.loads() == loaded
 
 
 def test_only_a_run_that_goes_on_can_be_followed(screen: Screen, daemon: DaemonProcess) -> None:
@@ -95,7 +95,9 @@ def test_payloads_are_shown_and_copied_as_they_were_written(
     open_screen: Callable[..., Screen], daemon: DaemonProcess
 ) -> None:
     exact = '{"big":123456789012345678901234567890,"long":1.10,"e":1E400,"twice":1,"twice":2,"text":"a\\u0041\\n\\/b"}'
-    screen = open_screen(daemon, permissions=["clipboard-read", "clipboard-write"])
+    screen = open_screen(daemon, sign_in=False, permissions=["clipboard-read", "clipboard-write"])
+    screen.page.clock.install()
+    screen.sign_in()
     with daemon.client("librarian") as agent:
         run_id = start_run(agent)
         turn = '{"tool":"t","output":%s}' % exact.replace('"e":1E400,', "")
@@ -118,6 +120,7 @@ def test_payloads_are_shown_and_copied_as_they_were_written(
         expect(payload).to_contain_text(token, use_inner_text=True)
     (path,) = daemon.home.glob(f"runs/*/{run_id}.jsonl")
     lines = path.read_text().splitlines()
+    screen.stop_time()  # a button says for a moment only that it has copied
     screen[".body button"].click()
     expect(screen[".body button"]).to_have_text("Copied")
     assert screen.ask("() => navigator.clipboard.readText()") == lines[1]
@@ -284,9 +287,7 @@ def test_more_runs_than_one_answer_holds_are_all_reachable(screen: Screen, daemo
         return "job 0" in screen["main"].inner_text()
 
     screen.page.wait_for_function("() => document.querySelectorAll('main .row').length > 0")
-    for _ in range(1000):
-        if at_the_end():
-            break
+    until(at_the_end, "the oldest is shown")
     shown = screen["main .row .title"].all_inner_texts()
     assert shown[-1] == "job 0"
     assert len(shown) == len(set(shown))

@@ -30,8 +30,7 @@ class Wire:
         """Ends every connection; new ones end as soon as they are made."""
         self._cut = True
         for end in list(self._ends):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            shut(end)
 
     def mend(self) -> None:
         self._cut = False
@@ -60,11 +59,18 @@ class Wire:
     def _serve(self, near: socket.socket) -> None:
         with near, socket.create_connection(("127.0.0.1", self._target)) as far:
             self._ends |= {near, far}
+            if self._cut:  # while this one was being made: whoever cut may not have seen it among the ends
+                shut(near)
             back = threading.Thread(target=pass_on, args=(far, near))
             back.start()
             pass_on(near, far)
             back.join()
             self._ends -= {near, far}
+
+
+def shut(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def pass_on(here: socket.socket, there: socket.socket) -> None:
