@@ -7,6 +7,7 @@ fails, and so does what is in the table and on no page.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import select
@@ -179,14 +180,14 @@ class Desk:
     def until_it_says(self, process: subprocess.Popen[bytes], says: str) -> str:
         """What it printed up to that. While a daemon is up, somebody works with it meanwhile."""
         assert process.stdout is not None
-        printed = ""
+        printed, decoder = "", codecs.getincrementaldecoder("utf-8")()
         with ExitStack() as stack:
             client = stack.enter_context(self.daemon.client("librarian")) if self.is_up else None
             for _ in range(int(LONGEST)):
                 readable, _, _ = select.select([process.stdout], [], [], 1.0)
                 if readable:
-                    piece = os.read(process.stdout.fileno(), 65_536).decode()
-                    printed += piece
+                    piece = os.read(process.stdout.fileno(), 65_536)
+                    printed += decoder.decode(piece)
                     if not piece or re.search(says, printed, re.MULTILINE):
                         break
                 elif client is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -59,13 +60,14 @@ class Terminal:
         )
         os.close(slave)
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def until(self, text: str) -> str:
         """Reads until this is shown; returns what came before and forgets it."""
         while text not in self.shown:
             readable, _, _ = select.select([self.master], [], [], PATIENCE)
             assert readable, f"never shown: {text!r} after {self.shown!r}"
-            self.shown += os.read(self.master, 65536).decode()
+            self.shown += self._decoder.decode(os.read(self.master, 65536))
         before, _, self.shown = self.shown.partition(text)
         return before
 
