@@ -18,6 +18,7 @@ from car_trio.store.lock import hold_lock
 from car_trio.store.run_store import RunStore
 from car_trio.wire.runs import RunRef
 from tests.cli.homes import Shell, ended, started, turn, whole, write
+from tests.process.daemon_process import free_ports
 
 A = RunRef("agent", "run-a")
 DEEP = b'{"record":"turn","index":0,"output":' + b"[" * 3000 + b"]" * 3000 + b"}"
@@ -253,7 +254,7 @@ def test_a_port_that_nobody_listens_on_and_that_cannot_be_bound_is_not_called_fr
 ) -> None:
     Layout(home).prepare(Disk())
     with socket.socket() as near:
-        near.bind(("127.0.0.1", 0))  # bound and not listening, as the near end of a connection is
+        near.bind(("127.0.0.1", free_ports()))  # bound and not listening, as the near end of a connection is
         monkeypatch.setenv("CAR_TRIO_SERVER_PORT", str(near.getsockname()[1]))
         found = [each for each in shell("doctor", "--json").document["findings"] if each["check"] == "port"]
     assert [(each["level"], "cannot be taken" in each["what"]) for each in found] == [("error", True)]
