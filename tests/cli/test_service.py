@@ -407,6 +407,7 @@ def command_line_of(unit: Path, runtime: Path) -> list[str]:
         check=False,
         env={
             **os.environ,
+            "LC_ALL": "C.UTF-8",
             "XDG_RUNTIME_DIR": str(runtime),
             "SYSTEMD_LOG_LEVEL": "debug",
             "SYSTEMD_LOG_TARGET": "null",
@@ -448,7 +449,7 @@ def test_systemd_accepts_the_unit_and_starts_exactly_the_plan(tmp_path: Path, ho
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        env={**os.environ, "LC_ALL": "C.UTF-8", "XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert command_line_of(unit, tmp_path) == plan.words
