@@ -44,6 +44,7 @@ ready() {
         echo "making $root/.venv with $("$found" --version)" >&2
         rm -rf "$root/.venv"
         quietly "$found" -m venv "$root/.venv" || {
+            rm -rf "$root/.venv" # there may be a python in it, and no pip
             echo "Python could not make a virtual environment; on Debian and Ubuntu, install python3-venv" >&2
             return 1
         }
