@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tests.process.daemon_process import DaemonProcess, Process, clean_environment
 
-PATIENCE = 60.0
+PATIENCE = 20.0
 """How long a fork, or the end of a child that was told to end, may take."""
 
 

@@ -4,7 +4,7 @@ They come to the TCP port, the Unix socket and the page's port: malformed reques
 half-open handshakes and slow bytes, floods, wrong names and origins, abused control frames and fragments, deep and
 huge values, odd close codes. Each way knows what the daemon may answer; another answer, or none, is found. Meanwhile
 friends work on, each with a run of its own, and newcomers are let in. Afterwards descriptors, tasks and memory are
-back at their base within a minute, every turn of a friend is on disk, and the log holds no error.
+back at their base within ten seconds, every turn of a friend is on disk, and the log holds no error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECTIONS = 60_000
 PER_ROUND = 20
 WARM_UP = 600
 SERVED_EVERY = 50
-REST_SECONDS = 60
+REST_SECONDS = 10
 QUIET_SECONDS = 3
 """After which every connection that was closed is forgotten: it may be read for two seconds more."""
 MORE_KIB = 16 * 1024
@@ -127,7 +127,7 @@ def comes_in(daemon: DaemonProcess) -> bool:
 
 
 def at_rest(daemon: DaemonProcess, told: Path, base: Held | None) -> Held:
-    """What is held when the storm is over: as soon as it is no more than before, and after a minute anyway."""
+    """What is held when the storm is over: as soon as it is no more than before, and after ten seconds anyway."""
     until = time.monotonic() + (REST_SECONDS if base is not None else QUIET_SECONDS)
     while True:
         held = Held(foreign_descriptors(daemon), tell(daemon, told)["tasks"], daemon.resident_kib())

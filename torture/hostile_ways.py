@@ -31,7 +31,7 @@ from torture.hostile_mutations import framed, wrong_bytes, wrong_message
 
 CROWD = 24
 """How many half-open connections are held at once: fewer than there is room for, so that others get in."""
-PATIENCE = 60.0
+PATIENCE = 10.0
 STRANGERS_LIMIT = 65_536
 FULL = 503
 

@@ -18,7 +18,7 @@ from torture.orders import Orders, Verdict
 TWINS = 3
 ROUNDS = 1000
 LIVES_PER_HOME = 20
-PATIENCE = 60
+PATIENCE = 20
 NAMED = "losers that name the winner"
 NEARLY_ALL = 0.9
 """The lock is taken a moment before its holder can write down who it is; a loser in that moment does not know."""

@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=flags())
+        started = playwright.chromium.launch(executable_path=path, args=flags(), timeout=PATIENCE * 1000)
         yield started
         started.close()
 
