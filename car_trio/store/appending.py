@@ -196,6 +196,7 @@ class AppendFile:
         return self._create()
 
     def _create(self) -> int:
+        self._set_leftovers_aside()
         descriptor = self._disk.create(self.path)
         self.new = True
         return descriptor
@@ -206,7 +207,6 @@ class AppendFile:
         try:
             descriptor = self._disk.open_append(self.path)
         except FileNotFoundError:
-            self._set_leftovers_aside()
             return self._create()
         try:
             while self._exists(self._segment + 1):
@@ -234,16 +234,16 @@ class AppendFile:
         return self._locate()
 
     def _set_leftovers_aside(self) -> None:
-        # Continuations without a first file are what an interrupted removal left; they must not continue this
-        # one.
-        segment = 1
+        # Continuations of a file that is only now made are what an interrupted removal left; they must not continue
+        # this one.
+        following = segment = self._segment + 1
         while self._exists(segment):
             path = self._path_of(segment)
             self._disk.rename(path, path.with_suffix(TORN_SUFFIX))
             segment += 1
-        if exists(self._disk, self._path_of(1).with_suffix(TORN_SUFFIX)):
+        if exists(self._disk, self._path_of(following).with_suffix(TORN_SUFFIX)):
             # Before there is a file that they would continue; after a sync that failed too, when nothing is renamed.
-            self._disk.sync_directory(self._path_of(0).parent)
+            self._disk.sync_directory(self.path.parent)
 
     def _exists(self, segment: int) -> bool:
         return exists(self._disk, self._path_of(segment))

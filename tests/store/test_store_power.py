@@ -138,6 +138,23 @@ async def test_what_a_removal_left_that_was_cut_never_continues_the_next_run_of_
     assert {line for after in found for line in lines_of(after, A)} == {started(A), turn(0)}
 
 
+async def test_nor_does_what_it_left_of_later_continuations(autojump_clock: MockClock) -> None:
+    disk = SimDisk()
+    LAYOUT.prepare(disk)
+    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
+    disk.sync_directory(LAYOUT.runs)
+    disk.put(LAYOUT.run_file(A, 2), b'{"record":"segment","previous_bytes":1000}\n' + turn(7) + b"\n")
+    async with journal_on(disk, "always") as journal:
+        found = cuts(disk)
+        await put(journal, started(A))
+        disk.faults = [Fault(1, errno.EIO, kind="sync")]
+        disk.begin()
+        await put(journal, turn(0))
+    assert disk.faults[0].struck
+    assert lines_of(disk, A) == [started(A), turn(0)]
+    assert {line for after in found for line in lines_of(after, A)} == {started(A), turn(0)}
+
+
 async def test_another_line_follows_one_that_was_cut_back_only_when_that_is_certain(
     autojump_clock: MockClock,
 ) -> None:
