@@ -245,9 +245,11 @@ async def remove(context: Context, ask: RemoveRuns) -> Answer:
 
 async def settled(context: Context, run_ids: list[str]) -> None:
     """Waits until the catalog knows the ends of these runs: who was told of one may remove the run at once. A catalog
-    that cannot be written is not waited for."""
+    that cannot be written is not waited for longer than for a moment."""
+    settling = run_ids
     for _ in range(SETTLING_STEPS):
-        if not any(map(context.daemon.runs.is_settling, run_ids)):
+        settling = [run_id for run_id in settling if context.daemon.runs.is_settling(run_id)]
+        if not settling:
             return
         await context.sleep(SETTLING_SECONDS)
 

@@ -32,6 +32,9 @@ LOG = logging.getLogger("car_trio.catalog")
 SCHEMA_VERSION = 1
 CACHE_KIB = 512
 """Of each connection. The system caches the file too, so what SQLite keeps beside it only costs memory."""
+BUSY_MS = 100
+"""How long a write waits for another process that writes. Nobody but a person's own tool is one, and the journal's
+thread may not wait for that: what the catalog did not take it takes later."""
 COLUMNS = ", ".join(CatalogRow.__struct_fields__)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
@@ -223,6 +226,7 @@ def _open(layout: Layout, disk: Disk, stop: str | None, *, full_text: bool) -> C
             _create(connection, full_text=full_text)
         clean = _trust(connection, stop)
         connection.execute("DELETE FROM meta WHERE key = 'stop' OR key = ?", ("" if clean else "complete",))
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     except sqlite3.Error:
         connection.close()
         raise

@@ -373,12 +373,17 @@ def test_without_fts5_searching_falls_back_to_like(
     reader.close()
 
 
+def test_the_journals_thread_does_not_wait_for_who_holds_the_catalog(layout: Layout, disk: Disk) -> None:
+    catalog = boot(layout, disk)
+    assert catalog._connection.execute("PRAGMA busy_timeout").fetchone() == (100,)
+    catalog.close(clean=True)
+
+
 def test_a_failed_write_changes_nothing_and_only_damage_makes_the_stop_unclean(
     layout: Layout, disk: Disk
 ) -> None:
     catalog = boot(layout, disk)
     other = sqlite3.connect(layout.catalog, isolation_level=None)
-    catalog._connection.execute("PRAGMA busy_timeout = 0")
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(sqlite3.OperationalError):
         catalog.write([row(A)])
