@@ -62,13 +62,14 @@ INTERRUPTED = 130
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit code. A user's mistake is one line on standard error, never a traceback."""
+    code = OK
     try:
         code = obey(list(arguments))
         sys.stdout.flush()
     except OSError as error:  # of the output: what else went wrong has been explained
         from car_trio.cli.failures import explain
 
-        return explain(error) or OK
+        return explain(error) or code
     return code
 
 

@@ -3,7 +3,8 @@
 A stream that the caller closed leads nowhere: otherwise the next file that is opened would take its number, and with it
 what a program underneath prints. A character that the output's encoding lacks becomes a `?` in a terminal, so that
 columns stay; elsewhere its number as JSON writes it, so that a document still means the same. An output that takes no
-more is told from every other file by the type of its error.
+more is told from every other file by the type of its error. What standard error does not take is lost: who could be
+told of it, and the exit code stays what it is.
 """
 
 from __future__ import annotations
@@ -35,6 +36,14 @@ class _Output(io.FileIO):
             raise OutputError(error.errno, error.strerror) from None
 
 
+class _Remarks(io.FileIO):
+    def write(self, b: object, /) -> int:
+        try:
+            return super().write(b)  # type: ignore[arg-type]
+        except OSError:
+            return memoryview(b).nbytes  # type: ignore[arg-type]
+
+
 def prepare() -> None:
     """Makes the streams of this process so."""
     codecs.register_error(NUMBERED, numbered)
@@ -43,12 +52,18 @@ def prepare() -> None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - lives as long as we do
-    given = sys.stdout
+    given, remarks = sys.stdout, sys.stderr
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_Output(given.fileno(), "w", closefd=False)),
         given.encoding,
         "replace" if given.isatty() else NUMBERED,
         line_buffering=given.isatty(),
+    )
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Remarks(remarks.fileno(), "w", closefd=False)),
+        remarks.encoding,
+        remarks.errors,
+        line_buffering=True,
     )
 
 

@@ -89,6 +89,23 @@ def test_a_mistake_is_not_told_on_the_output_when_nobody_hears_of_it(home: Path)
     assert (ran.returncode, ran.stdout) == (1, b"")
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["runs", "show", "nope"], 1), (["nope"], 2), (["runs", "ls", "--odd"], 2), (["agents", "ls"], 3)],
+)
+@pytest.mark.parametrize("behind", ["2>/dev/full", "2>&1 >/dev/null | true", ">/dev/full 2>/dev/full"])
+def test_a_mistake_that_nobody_takes_has_its_exit_code(
+    home: Path, words: list[str], code: int, behind: str
+) -> None:
+    ran = shell(home, words, behind)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (code, b"", b"")
+
+
+def test_what_is_damaged_is_damaged_also_when_nobody_reads_what(home: Path) -> None:
+    write(home, RunRef("agent", "run-b"), [b"{"])
+    assert shell(home, ["runs", "verify"], "| true").returncode == 5
+
+
 def test_a_long_list_whose_reader_leaves_in_the_middle_ends_well(home: Path) -> None:
     for n in range(400):
         ref = RunRef("agent", f"run-{n}")
