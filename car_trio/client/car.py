@@ -21,7 +21,13 @@ import trio
 
 from car_trio.client.aside import SetAside
 from car_trio.client.chatting import Chat, conversation
-from car_trio.client.errors import CallRefused, DaemonUnreachable, Disconnected, TokenRefused
+from car_trio.client.errors import (
+    CallRefused,
+    DaemonUnreachable,
+    Disconnected,
+    TokenRefused,
+    TokenUnreadable,
+)
 from car_trio.client.finding import Search
 from car_trio.client.hosting import HostWatch
 from car_trio.client.link import GOODBYE_SECONDS, Link
@@ -63,7 +69,7 @@ class Car:
         self._identity = identity
         self._toolbox = Toolbox()
         self._link = Link(self._toolbox)
-        self._refused: CallRefused | None = None
+        self._refused: CallRefused | TokenUnreadable | None = None
         self.current: str | None = None
         self._wanted = trio.Event()
         self._arrived = trio.Event()
@@ -178,7 +184,7 @@ class Car:
         """Replaces the link by one whose socket lives in `sockets`, authenticated and with the tools
         registered.
 
-        Raises `DaemonUnreachable`, `CallRefused` or `Disconnected`, and then the old link stays.
+        Raises `DaemonUnreachable`, `CallRefused`, `TokenUnreadable` or `Disconnected`, and then the old link stays.
         """
         link = Link(self._toolbox)
         await sockets.start(link.live, self._search.endpoint())
@@ -205,7 +211,7 @@ class Car:
         with trio.move_on_after(GOODBYE_SECONDS):
             await self._link.closed.wait()
 
-    async def _dial_until_settled(self, sockets: trio.Nursery) -> CallRefused | None:
+    async def _dial_until_settled(self, sockets: trio.Nursery) -> CallRefused | TokenUnreadable | None:
         pause, refusals = FIRST_PAUSE, 0
         while True:
             # The pause comes first, so that a daemon that accepts and drops is not dialled in a tight loop.
@@ -213,7 +219,7 @@ class Car:
             try:
                 await self.dial(sockets)
                 return None
-            except CallRefused as refused:
+            except (CallRefused, TokenUnreadable) as refused:
                 refusals += 1
                 if refusals == REFUSALS_BORNE:
                     return refused

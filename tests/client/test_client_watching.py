@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,16 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
-from car_trio.client import CallRefused, Car, Retracted, WatchReplaced, connect, decode_record, feed
+from car_trio.client import (
+    CallRefused,
+    Car,
+    Retracted,
+    TokenUnreadable,
+    WatchReplaced,
+    connect,
+    decode_record,
+    feed,
+)
 from car_trio.wire.runs import Ended, TraceEvent, Turn
 
 
@@ -253,6 +263,24 @@ async def test_a_daemon_that_keeps_refusing_is_the_watchers_to_know(
         await wait_all_tasks_blocked()
         assert len(daemon.peers) == 10
         assert [peer.websocket.closed is None for peer in daemon.peers] == [True] + 9 * [False]
+
+
+async def test_a_host_token_that_cannot_be_read_any_more_is_the_watchers_to_know(
+    daemon: Any, run: Traced, give_tokens: Any, tmp_path: Path, autojump_clock: Any
+) -> None:
+    give_tokens(host_token="host")
+    token = tmp_path / "home" / "ai.parslee.car" / "host-token"
+    run.turns = 1
+    async with connect(host=True) as car:
+        watch = car.watch("r")
+        await anext(watch)
+        token.write_bytes(b"\xff")
+        await daemon.peers[0].drop()
+        with pytest.raises(TokenUnreadable, match="is not text"):
+            await anext(watch)
+        token.write_text("host")
+        run.turns = 2
+        assert (await anext(car.watch("r", 1))).cursor == 2
 
 
 async def test_an_agent_whose_old_connection_is_not_gone_yet_gets_in_a_little_later(
