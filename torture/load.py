@@ -61,10 +61,11 @@ class Recorder(Busy):
         super().begin()
 
     def go_on(self) -> int:
-        self._left -= 1
-        if self._left:
-            return super().go_on()
         came = self.client.count()
+        self._left -= came
+        if self._left > 0:
+            self.client.send(self._frame * came)
+            return came
         self.client.call("runs.complete", {"run_id": self._run, "outcome": {"status": "done"}})
         self._host.call("runs.remove", {"run_ids": [self._run]})
         self.begin()
