@@ -247,10 +247,12 @@ async def settled(context: Context, run_ids: list[str]) -> None:
     """Waits until the catalog knows the ends of these runs: who was told of one may remove the run at once. A catalog
     that cannot be written is not waited for longer than for a moment."""
     settling = run_ids
-    for _ in range(SETTLING_STEPS):
+    for step in range(SETTLING_STEPS):
         settling = [run_id for run_id in settling if context.daemon.runs.is_settling(run_id)]
         if not settling:
             return
+        if step == 0:
+            context.daemon.store.flush()  # else it could be an interval until then
         await context.sleep(SETTLING_SECONDS)
 
 

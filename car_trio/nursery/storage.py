@@ -207,6 +207,10 @@ class OpenStore:
 
     # Removing
 
+    def flush(self) -> None:
+        """Has what waits for its interval synced now, and then written to the catalog."""
+        self.journal.flush()
+
     def remove(self, row: CatalogRow, why: str) -> Removal:
         """Hands the removal of an ended run to the journal: its tombstone first, then its files."""
         LOG.info("removing run %s of %s: %s", row.run_id, row.agent_id, why)

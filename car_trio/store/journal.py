@@ -122,11 +122,8 @@ class Journal:
 
         `idly`: nobody waits for it, so it may wait a moment for other lines to go with."""
         payload = line + b"\n" if line else b""
-        if (
-            idly
-            and not (sync or last or self._closed)
-            and (ticket := self._gathering.join(relative, payload))
-        ):
+        joins = idly and not (sync or last or self._closed)
+        if joins and (ticket := self._gathering.join(relative, payload)):
             self.pending_bytes += len(payload)
             return ticket
         Layout.check_relative(relative)  # `ValueError` for a path that leaves the root
@@ -134,10 +131,14 @@ class Journal:
 
     def remove(self, ref: RunRef, tombstone: bytes) -> RemovalTicket:
         """Take an ended run off the disk: the tombstone line first, durably, then its files and its catalog row."""
-        ticket = RemovalTicket()
-        self._gathering.add_removal(Removal(ref, tombstone), ticket)
+        self._gathering.add_removal(Removal(ref, tombstone), ticket := RemovalTicket())
         self._hand_over()
         return ticket
+
+    def flush(self) -> None:
+        """Sync now what waits for its interval."""
+        self._dues.flush.now = True
+        self._hand_over()
 
     def check(self, purpose: Purpose, run: RunRef) -> None:
         """Raise the refusal (-32011, not pending) that something new deserves now. Ends are never asked about."""
@@ -373,9 +374,8 @@ async def open_journal(
 
     `telling` surrounds the stretch in which everybody is told what became true by one flush; it is entered again
     and again. With `sync_threads=0` there are no threads at all: the loop itself writes and syncs. That is for tests in
-    virtual time, whose clock would otherwise run ahead of the disk. Leaving waits, shielded, until all is
-    written or the disk has refused several times; raises what the body raised in an exception group, as a
-    nursery does."""
+    virtual time, whose clock would otherwise run ahead of the disk. Leaving waits, shielded, until all is written or
+    the disk has refused several times; raises what the body raised in an exception group, as a nursery does."""
     layout.prepare(disk)
     writer = Writer(
         layout, disk, durability=durability, held_files=held_files, sync_threads=sync_threads, catalog=catalog

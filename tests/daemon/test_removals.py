@@ -121,6 +121,16 @@ async def test_a_question_that_nobody_answers_is_over(tmp_path, autojump_clock):
         assert not house.daemon.runs._absent._questions
 
 
+async def test_a_removal_does_not_wait_for_a_long_sync_interval(tmp_path, autojump_clock):
+    runs = {"durability": "interval", "sync_interval_ms": 60_000}
+    async with open_house(tmp_path, runs=runs) as house:
+        await ended(await house.peer("alice"), "key")
+        host = await house.peer(host=True)
+        before = trio.current_time()
+        assert (await host.call("runs.remove", {"run_ids": ["key"]}))["removed"] == ["key"]
+        assert trio.current_time() - before < 1
+
+
 async def test_a_run_can_be_removed_as_soon_as_its_end_is_acknowledged(tmp_path, autojump_clock, monkeypatch):
     indexed, told = RunRegistry._indexed, []
     monkeypatch.setattr(RunRegistry, "_indexed", lambda *of: told.append(of))
