@@ -165,6 +165,8 @@ class AppendFile:
 
     def _cut_back(self, descriptor: int) -> None:
         try:
+            if self._disk.fstat(descriptor).size == self._good:
+                return  # a full disk takes nothing, again and again
             self._disk.truncate(descriptor, self._good)
             # What follows may be another line: a power cut could make one of the two.
             self._disk.sync(descriptor)

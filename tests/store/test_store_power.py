@@ -171,6 +171,22 @@ async def test_another_line_follows_one_that_was_cut_back_only_when_that_is_cert
     assert log[:6] == ["open_append", "create", "write", "truncate", "sync", "write"]
 
 
+async def test_a_full_disk_that_takes_nothing_is_not_synced_at_each_try(autojump_clock: MockClock) -> None:
+    disk = SimDisk()
+    async with journal_on(disk, "always") as journal:
+        await put(journal, started(A))
+        disk.broken = {"write": errno.ENOSPC}
+        disk.begin()
+        journal.put(A, [turn(0)], durable=lambda: None)
+        await trio.sleep(5)
+        tried = [each.partition(" ")[0] for each in disk.log if each.endswith(" run-a.jsonl")]
+        assert len(tried) > 3
+        assert set(tried) == {"write"}
+        disk.heal()
+        await put(journal, ended(A))
+    assert lines_of(disk, A) == [started(A), turn(0), ended(A)]
+
+
 async def test_a_run_that_could_not_be_removed_is_synced_when_its_interval_is_over(
     autojump_clock: MockClock,
 ) -> None:
