@@ -45,6 +45,7 @@ CHECKS: list[Callable[[Patient], Found]] = [
     store_checks.catalog,
     store_checks.catalog_agrees,
     store_checks.damage,
+    store_checks.leftovers,
     store_checks.torn_files,
 ]
 TONES = {"ok": "green", "warning": "yellow", "error": "red"}

@@ -14,7 +14,9 @@ from car_trio.cli.status import DaemonFile
 from car_trio.cli.verifying import check as verified
 from car_trio.config import read_regular
 from car_trio.store.catalog_reader import open_reader
-from car_trio.store.survey import survey
+from car_trio.store.log_files import lines
+from car_trio.store.retention import removed_by
+from car_trio.store.survey import continuations_alone, survey
 from car_trio.wire.runs import RunRef
 
 CHECKED_RUNS = 1000
@@ -218,6 +220,24 @@ def damage(patient: Patient) -> Found:
             "warning", f"{checked.open} runs have no end", "car-trio serve ends them as orphaned at its start"
         )
     yield ok(f"{checked.records} records of the newest {checked.runs} runs read")
+
+
+def leftovers(patient: Patient) -> Found:
+    """What a removal left that was interrupted: of no run any more, where the log of removals says so."""
+    disk, layout = patient.files.disk, patient.files.layout
+    alone = list(continuations_alone(disk, layout))
+    removed = removed_by(lines(disk, layout, layout.deleted_runs.name)) if alone else set[RunRef]()
+    for ref, path in alone:
+        if ref not in removed:
+            yield Finding(
+                "error", f"{path} continues run {ref.run_id}, whose first file is missing", "put that back"
+            )
+        elif patient.beside:
+            yield Finding(
+                "warning", f"{path} is left of a removed run", "stop the daemon, then car-trio doctor --fix"
+            )
+        else:
+            yield Finding("warning", f"{path} is left of a removed run", "car-trio doctor --fix", path.unlink)
 
 
 def torn_files(patient: Patient) -> Found:

@@ -191,6 +191,8 @@ async def get_trace(context: Context, reading: Reading) -> Answer:
         read = await context.in_thread(trace, context.daemon.store, run.ref, ask, until)
     except OSError as error:
         raise unreadable(ask.run_id, error, "ask") from None
+    if life.leaving is not None:  # a file may have been gone already, and what was read end too early
+        await context.settled(life.leaving)
     return Answer(NotFound(ask.run_id) if life.is_over else read)
 
 

@@ -7,7 +7,8 @@ A run that is being removed is neither there nor gone: nobody may join it, and i
 known of it until the removal is settled.
 
 A file is found by its run's id, and an id can be used again. Who reads while others go on takes the run's `Life` when
-it decides to read, and looks at it when it has read: over means that what was read may be another run's.
+it decides to read, and looks at it when it has read: over means that what was read may be another run's, leaving that
+a part of it may be missing.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class Lookup(Exception):  # noqa: N818 - a question, not a defect
 
 
 class Life:
-    """From a run's start to its removal."""
+    """From a run's start to its removal. `leaving`: the removal, while it is under way and takes one file after the
+    other."""
 
-    __slots__ = ("__weakref__", "is_over")
+    __slots__ = ("__weakref__", "is_over", "leaving")
 
     def __init__(self) -> None:
         self.is_over = False
+        self.leaving: Ticket | None = None
 
 
 class Absent:
@@ -97,10 +100,14 @@ class Absent:
     def leaves(self, run_id: str, removal: Ticket) -> None:
         self._questions.discard(run_id)
         self._leaving[run_id] = removal
+        if (life := self._lives.get(run_id)) is not None:
+            life.leaving = removal
 
     def left(self, run_id: str, *, gone: bool) -> None:
         """The removal is settled."""
         del self._leaving[run_id]
+        if (life := self._lives.get(run_id)) is not None:
+            life.leaving = None
         if gone:
             self._end_life(run_id)
             self.learn(run_id, None)

@@ -8,13 +8,14 @@ import logging
 import math
 import tomllib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from car_trio.store.layout import Layout
-from car_trio.wire.runs import CatalogRow, rfc3339
+from car_trio.wire.runs import CatalogRow, RunRef, rfc3339
 
 When = Callable[[datetime], datetime]
 """When a moment that was read from the wall clock was, by the wall clock of now."""
@@ -96,6 +97,16 @@ def tombstone(row: CatalogRow, why: str, removed_at: str) -> bytes:
             row.outcome,
         )
     )
+
+
+def removed_by(tombstones: Iterable[bytes]) -> set[RunRef]:
+    """The runs of which these lines say that they were removed; some may be there again."""
+    found: set[RunRef] = set()
+    for line in tombstones:
+        with suppress(msgspec.ValidationError, msgspec.DecodeError):
+            told = msgspec.json.decode(line, type=_Tombstone)
+            found.add(RunRef(told.agent_id, told.run_id))
+    return found
 
 
 def read_limits(layout: Layout) -> Limits:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -88,6 +89,17 @@ def obstructed(disk: Disk, layout: Layout) -> Iterator[RunRef]:
             parsed = parse_run_file(name)
             if parsed is not None and parsed[1] == 0 and not stat.regular:
                 yield RunRef(agent_id, parsed[0])
+
+
+def continuations_alone(disk: Disk, layout: Layout) -> Iterator[tuple[RunRef, Path]]:
+    """The files that would continue a run whose first file is not there. `survey` leaves them alone."""
+    for agent_id in agents(disk, layout):
+        names = {name: stat for name, stat in _entries(disk, layout, agent_id) if stat.regular}
+        for name in sorted(names):
+            run_id, segment = parse_run_file(name) or ("", 0)
+            ref = RunRef(agent_id, run_id)
+            if segment and layout.run_file(ref).name not in names:
+                yield ref, layout.run_file(ref, segment)
 
 
 def _entries(disk: Disk, layout: Layout, agent_id: str) -> list[tuple[str, FileStat]]:

@@ -21,9 +21,10 @@ from car_trio.client import CallRefused, DaemonUnreachable, Disconnected
 from car_trio.config import ConfigError
 from car_trio.store.layout import Layout
 from car_trio.store.lock import StoreBusy, hold_lock
+from car_trio.store.retention import tombstone
 from car_trio.store.run_store import RunStore
 from car_trio.wire.errors import Refusal
-from car_trio.wire.runs import RunRef
+from car_trio.wire.runs import CatalogRow, RunRef
 from car_trio.wire.text import escaped, escaped_json, one_line
 from tests.cli.homes import HOSTILE, Shell, started, whole, write
 
@@ -301,6 +302,34 @@ def test_doctor_names_damage_torn_tails_and_runs_without_an_end(shell: Shell, he
     before = path.read_bytes()
     shell("doctor", "--fix")
     assert path.read_bytes() == before, "no repair ever touches a run"
+
+
+def test_doctor_takes_away_what_a_removal_left_that_was_interrupted_and_no_other_file(
+    shell: Shell, healthy: Path
+) -> None:
+    layout = Layout(healthy)
+    left, lost, whole = (RunRef("agent", name) for name in ("left", "lost", "whole"))
+    for ref in (left, lost, whole):
+        write(healthy, ref, [started(ref), b"{}"])
+        layout.run_file(ref, 2).write_bytes(b"{}\n")
+    for ref in (left, lost):
+        layout.run_file(ref).unlink()
+    row = CatalogRow(run_id="left", agent_id="agent", intent="i", started_at="2026-01-01T00:00:00Z")
+    layout.deleted_runs.write_bytes(
+        b"half of a l\n" + tombstone(row, "by hand", "2026-01-02T00:00:00Z") + b"\n"
+    )
+    said = [
+        each["what"]
+        for each in shell("doctor", "--json").document["findings"]
+        if each["check"] == "leftovers"
+    ]
+    assert [text.rpartition("/")[2] for text in said] == [
+        "left~2.jsonl is left of a removed run",
+        "lost~2.jsonl continues run lost, whose first file is missing",
+    ]
+    shell("doctor", "--fix")
+    there = [layout.run_file(ref, 2).exists() for ref in (left, lost, whole)]
+    assert there == [False, True, True]
 
 
 def test_doctor_names_what_lies_among_the_runs_and_is_none(

@@ -13,6 +13,7 @@ from car_trio.nursery.lookups import LookupDesk
 from car_trio.nursery.peer import WAITS
 from car_trio.state.runs import RunRegistry
 from car_trio.store.tickets import RemovalTicket
+from car_trio.wire.errors import STORAGE_DEGRADED, Refusal
 from tests.peer import House, Peer, Refused, open_house
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -208,3 +209,29 @@ async def test_a_read_that_waited_says_nothing_of_the_next_run_of_the_id(tmp_pat
         assert (await slow.reply(read)) == {"run_id": "key", "not_found": True}
         with pytest.raises(Refused, match="unknown run_id"):
             await slow.reply(watch)
+
+
+@pytest.mark.parametrize("refusal", [None, Refusal("storage degraded: the disk fails", STORAGE_DEGRADED)])
+async def test_a_trace_that_was_read_while_the_run_is_removed_is_not_shown_as_if_it_were_whole(
+    tmp_path, autojump_clock, monkeypatch, refusal
+):
+    async with open_house(tmp_path) as house:
+        peer = await house.peer("alice")
+        await ended(peer, "key")
+        row, removal = house.daemon.store.find("key"), RemovalTicket()
+
+        def read(*_):
+            assert house.daemon.runs.removal(row, lambda: removal) is removal
+            return {"records": []}
+
+        monkeypatch.setattr("car_trio.methods.runs.trace", read)
+        request = await peer.request("runs.get_trace", {"run_id": "key"})
+        with trio.move_on_after(1) as patience:
+            await peer.reply(request)
+        assert patience.cancelled_caught
+        removal.settle(refusal)
+        if refusal is None:
+            assert await peer.reply(request) == {"run_id": "key", "not_found": True}
+        else:
+            with pytest.raises(Refused, match="the disk fails"):
+                await peer.reply(request)
