@@ -52,6 +52,7 @@ from car_trio.wire.errors import Refusal
 from car_trio.wire.frames import encode
 from car_trio.wire.runs import now
 from car_trio.wire.session import Kept
+from car_trio.wire.types import learn_types
 
 LAST_FRAMES_SECONDS = 1.0
 LAST_SYNC_SECONDS = 2.0
@@ -108,6 +109,7 @@ async def serve(
     """
     for warning in config.warnings:
         LOG.warning("%s", warning)
+    learn_types()  # while there is one thread
     raise_descriptor_limit()
     async with open_store(config) as store:  # dies last: everybody below writes to it
         async with bound(config) as endpoints:  # a taken port touches no run

@@ -11,6 +11,7 @@ import trio
 
 from car_trio import Daemon, Method, connect
 from car_trio.client import CallRefused
+from car_trio.nursery import supervisor
 from tests.process.daemon_process import PATIENCE
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embed.py"
@@ -80,3 +81,13 @@ async def test_the_example_asks_a_host_and_then_sends(tmp_path, capsys):
         'ws.method:messages.send {"to":"ada","text":"the engine runs"}: approved',
         "sent by secretary: the engine runs",
     ]
+
+
+async def test_types_are_learnt_before_anything_is_opened(tmp_path, monkeypatch):
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(supervisor, "learn_types", fail)
+    with pytest.raises(ZeroDivisionError):
+        await embedded(tmp_path).serve()
+    assert not list(tmp_path.iterdir())
