@@ -12,10 +12,18 @@ import trio
 from car_trio.engine.execute import ToolFailed, _decoded
 from car_trio.engine.model import parse
 from car_trio.engine.ordering import levels
-from tests.engine.test_cases import POSITION, ROWS, Tools, answers, exact, with_placeholders
+from tests.engine.test_cases import (
+    POSITION,
+    ROWS,
+    Tools,
+    answers,
+    exact,
+    needs_cases,
+    with_placeholders,
+)
 from tests.peer import Peer, open_house
 
-pytestmark = pytest.mark.usefixtures("inline_threads")
+pytestmark = [pytest.mark.usefixtures("inline_threads"), needs_cases]
 
 EXECUTE = [row for row in ROWS if row["fn"] == "execute"]
 SHARES = 8

@@ -1,6 +1,10 @@
-"""Every recorded answer of the reference library: `shared/cases/engine.jsonl` beside the repository."""
+"""Every recorded answer of the reference library: `shared/cases/engine.jsonl` beside the repository.
+
+A clone that stands alone has none, and skips them; where every change is checked they have to be there.
+"""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,13 +16,16 @@ from car_trio.engine import InvalidProposal
 from car_trio.engine.execute import execute
 
 CASES = Path(__file__).parents[2].parent / "shared" / "cases" / "engine.jsonl"
-ROWS = [json.loads(line) for line in CASES.read_text().splitlines()]
+ARE_THERE = CASES.exists() or "CI" in os.environ
+ROWS = [json.loads(line) for line in CASES.read_text().splitlines()] if ARE_THERE else []
+needs_cases = pytest.mark.skipif(not ARE_THERE, reason=f"the recorded answers are not there: {CASES}")
+pytestmark = needs_cases
 POSITION = re.compile(r" at (?:line \d+ column \d+|/\S*)$")
 
 
 def the(fn: str) -> list[Any]:
     rows = [row for row in ROWS if row["fn"] == fn]
-    assert rows
+    assert rows or not ARE_THERE
     return [pytest.param(row, id=row["name"]) for row in rows]
 
 
