@@ -232,7 +232,7 @@ def bounded(_: Context, ask: RemoveRuns) -> RemoveRuns:
 
 async def remove(context: Context, ask: RemoveRuns) -> Answer:
     """Removes ended runs, each with its tombstone, one after the other. With both criteria a run must meet both."""
-    await settled(context, ask.run_ids)
+    await ends_known(context, ask.run_ids)
     rows = await context.in_thread(
         context.daemon.store.removable, list(dict.fromkeys(ask.run_ids)), ask.older_than
     )
@@ -245,7 +245,7 @@ async def remove(context: Context, ask: RemoveRuns) -> Answer:
     return Answer(RunsRemoved(removed, freed))
 
 
-async def settled(context: Context, run_ids: list[str]) -> None:
+async def ends_known(context: Context, run_ids: list[str]) -> None:
     """Waits until the catalog knows the ends of these runs: who was told of one may remove the run at once. A catalog
     that cannot be written is not waited for longer than for a moment."""
     settling = run_ids

@@ -106,11 +106,25 @@ async def test_what_was_written_again_after_trouble_does_not_wait_for_another_in
             assert lines_of(disk.crash(random.Random(seed)), A) == [started(A), turn(0), ended(A)]
 
 
-def test_a_cut_in_the_middle_of_a_removal_leaves_no_shortened_run() -> None:
+def disk_of_an_agent() -> SimDisk:
+    """One whose only agent has no run."""
     disk = SimDisk()
     LAYOUT.prepare(disk)
     disk.make_directory(LAYOUT.agent_directory(A.agent_id))
     disk.sync_directory(LAYOUT.runs)
+    return disk
+
+
+def left_over(segment: int) -> SimDisk:
+    """A disk with nothing but a continuation of a run that is gone."""
+    disk = disk_of_an_agent()
+    line = b'{"record":"segment","previous_bytes":1000}\n' + turn(7) + b"\n"
+    disk.put(LAYOUT.run_file(A, segment), line)
+    return disk
+
+
+def test_a_cut_in_the_middle_of_a_removal_leaves_no_shortened_run() -> None:
+    disk = disk_of_an_agent()
     begin = b'{"record":"segment","previous_bytes":%d}\n' % (len(started(A)) + 1)
     disk.put(LAYOUT.run_file(A), started(A) + b"\n")
     disk.put(LAYOUT.run_file(A, 1), begin + turn(0) + b"\n" + ended(A) + b"\n")
@@ -123,11 +137,7 @@ def test_a_cut_in_the_middle_of_a_removal_leaves_no_shortened_run() -> None:
 async def test_what_a_removal_left_that_was_cut_never_continues_the_next_run_of_its_id(
     autojump_clock: MockClock, broken: bool
 ) -> None:
-    disk = SimDisk()
-    LAYOUT.prepare(disk)
-    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
-    disk.sync_directory(LAYOUT.runs)
-    disk.put(LAYOUT.run_file(A, 1), b'{"record":"segment","previous_bytes":1000}\n' + turn(7) + b"\n")
+    disk = left_over(1)
     async with journal_on(disk, "always") as journal:
         found = cuts(disk)
         disk.broken = {"sync_directory": errno.EIO} if broken else {}
@@ -139,11 +149,7 @@ async def test_what_a_removal_left_that_was_cut_never_continues_the_next_run_of_
 
 
 async def test_nor_does_what_it_left_of_later_continuations(autojump_clock: MockClock) -> None:
-    disk = SimDisk()
-    LAYOUT.prepare(disk)
-    disk.make_directory(LAYOUT.agent_directory(A.agent_id))
-    disk.sync_directory(LAYOUT.runs)
-    disk.put(LAYOUT.run_file(A, 2), b'{"record":"segment","previous_bytes":1000}\n' + turn(7) + b"\n")
+    disk = left_over(2)
     async with journal_on(disk, "always") as journal:
         found = cuts(disk)
         await put(journal, started(A))
