@@ -21,6 +21,7 @@ from car_trio.engine import (
 from car_trio.engine.model import parse
 from car_trio.engine.ordering import edges, levels
 from car_trio.engine.permissions import fingerprint, tier_of_fingerprint
+from car_trio.engine.preconditions import problem_with
 from car_trio.engine.values import Uncanonical, canonical, debug, digest, identity, same
 from tests.engine.plans import call, plan, plans, values_or_nested, write
 
@@ -374,3 +375,56 @@ def test_metrics_count_events_and_tell_lines_that_are_none() -> None:
     assert answer["trajectory_efficiency"]["wall_clock_ms"] == 2000.0
     assert answer["parse_errors"] == 2
     assert answer["replayability"]["total_events"] == 4
+
+
+@pytest.mark.parametrize(
+    ("operator", "current", "wanted", "problem"),
+    [
+        ("gte", 5, 5.0, None),
+        ("lt", 5, 6, None),
+        ("gt", 5, 5, "'k' is Number(5), need gt Number(5)"),
+        ("lte", "a", 5, "cannot compare 'k': String(\"a\") lte Number(5)"),
+        ("zz", 5, 5, "unknown operator 'zz'"),
+    ],
+)
+def test_numbers_alone_are_compared(operator: str, current: Any, wanted: Any, problem: str | None) -> None:
+    condition = {"key": "k", "operator": operator, "value": wanted}
+    found = problem_with(
+        parse(plan(call("a", preconditions=[condition]))).actions[0].preconditions[0], {"k": current}
+    )
+    assert found == problem
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(None, "null"), (True, "boolean"), (1.5, "number"), ([], "array"), ({}, "object")]
+)
+def test_a_wrong_type_is_told_by_its_name_in_json(value: Any, name: str) -> None:
+    schema = {"properties": {"m": {"type": "string"}}}
+    answer = verify(
+        plan(call("a", parameters={"m": value})), None, None, None, [{"name": "ok", "parameters": schema}]
+    )
+    messages = [issue["message"] for issue in answer["issues"]]
+    assert messages == [f"tool 'ok': parameter 'm' has wrong type: expected string, got {name}"]
+
+
+def test_a_plan_that_was_made_on_an_older_version_is_stale() -> None:
+    believed = [{"key": "k", "read_version": 3}, {"key": "gone", "read_version": 1}, {"key": "new"}]
+    answer = transaction_check(plan(call("a", assumptions=believed)), {"k": 5})
+    assert [(each["kind"], each["key"], each["actions"]) for each in answer["conflicts"]] == [
+        ("stale_assumption", "k", ["a"]),
+        ("stale_assumption", "gone", ["a"]),
+    ]
+    assert [each["explanation"].partition(" — ")[0] for each in answer["conflicts"]] == [
+        "action 'a' planned against 'k' at version 3 but the shared state is now at 5",
+        "action 'a' planned against 'gone' at version 1 but the shared state is now at absent",
+    ]
+    assert transaction_check(plan(call("a", assumptions=believed[:1])), {"k": 3})["consistent"]
+
+
+def test_reading_needs_the_lowest_tier_and_deleting_cannot_be_undone() -> None:
+    read = {"id": "r", "type": "state_read", "parameters": {"key": "k"}}
+    rows = permission_classify(plan(read, call("d", "delete_file")))
+    assert [(row["required_tier"], row["reversibility"]) for row in rows] == [
+        ("read_only", "reversible"),
+        ("full_access", "irreversible"),
+    ]
