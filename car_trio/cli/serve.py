@@ -95,8 +95,8 @@ def run_daemon(flags: Mapping[str, Any]) -> int:
     # small, because looking through half a million objects at once takes tens of milliseconds.
     gc.freeze()
     gc.set_threshold(10_000, 10, 500)
-    # A thread that works on a large plan keeps the interpreter for so long from a loop that asks for it, and the loop
-    # has to ask again after each system call: of the usual 5 ms every small call would wait several.
+    # A thread keeps the interpreter for so long from a loop that asks for it: of the usual 5 ms every small call would
+    # wait several. Threads that work for requests give it back sooner yet (`nursery/threads.py`).
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         trio.run(_serve, config)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import trio
 
 from car_trio.nursery.peer import settled
+from car_trio.nursery.threads import in_thread
 from car_trio.state.runs import RunRegistry
 from car_trio.wire.runs import CatalogRow
 
@@ -32,7 +33,7 @@ class LookupDesk:
         try:
             removal = self._runs.ask(run_id)
             if removal is None:
-                row = await trio.to_thread.run_sync(self._find, run_id, abandon_on_cancel=True)
+                row = await in_thread(self._find, run_id)
                 self._runs.answer(run_id, row)
             else:
                 await settled(removal)

@@ -14,6 +14,7 @@ from car_trio.nursery.feed import HostFeed
 from car_trio.nursery.outbound import Outbound
 from car_trio.nursery.socket import Socket
 from car_trio.nursery.subscriptions import RunSubscription
+from car_trio.nursery.threads import in_thread
 from car_trio.state.absent import Life
 from car_trio.state.run import Run, Ticket
 from car_trio.state.session import Session
@@ -28,7 +29,7 @@ class Waits:
     """How methods wait."""
 
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+        return await in_thread(function, *args)
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)

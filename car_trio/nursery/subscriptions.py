@@ -22,6 +22,7 @@ from car_trio.methods.context import Store
 from car_trio.methods.traces import is_turn
 from car_trio.nursery.framing import packed_frames
 from car_trio.nursery.outbound import Outbound
+from car_trio.nursery.threads import in_thread
 from car_trio.state.absent import Life
 from car_trio.state.run import Passage, Run, passages
 from car_trio.store.reader import START, Page, Position
@@ -133,7 +134,7 @@ class RunSubscription:
     async def _read(self) -> Page:
         """What comes next in the file: nothing, once the run is removed, although the next of its id may lie there."""
         with suppress(FileNotFoundError):
-            page = await trio.to_thread.run_sync(self._next_page, abandon_on_cancel=True)
+            page = await in_thread(self._next_page)
             if not self._life.is_over:
                 return page
         return Page([], self.position, 0, at_end=True)
