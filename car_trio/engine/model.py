@@ -66,10 +66,11 @@ def parse(proposal: Any, prefix: str = PREFIX, deepest: int = _DEEPEST) -> Propo
         raise InvalidProposal(f"{prefix}recursion limit exceeded at /") from None
 
 
-def parse_strict(raw: bytes, prefix: str = PREFIX) -> Proposal:
+def parse_strict(given: bytes | msgspec.Raw, prefix: str = PREFIX) -> Proposal:
     """Like `parse`, for bytes from outside: also refuses a duplicate key anywhere in them, and values that nest too
-    deep to come back to who sent them."""
-    if len(raw) > LARGE_BYTES and _is_json(raw):
+    deep to come back to who sent them. What is `Raw` has passed a decoder's grammar as part of its message."""
+    raw = bytes(given)
+    if len(raw) > LARGE_BYTES and (isinstance(given, msgspec.Raw) or _is_json(raw)):
         return _parse_large(raw, prefix)
     proposal = parse(raw, prefix, DEEPEST_VALUE)
     if len(raw) <= _SHORT and _is_as_we_write(raw):

@@ -61,9 +61,9 @@ _IRREVERSIBLE_VALUE: Final = re.compile(
 )
 
 
-BLOCK: Final = 64 * 1024
-"""One search holds the interpreter from its first character to its last, so a long text is searched so many at a
-time."""
+BLOCK: Final = 8 * 1024
+"""One search holds the interpreter from its first character to its last, and who sends to fifty watchers meanwhile
+waits fifty times. So a long text is searched so many characters at a time."""
 _LONGEST: Final = 32
 """More characters than anything that is looked for has."""
 
@@ -73,12 +73,16 @@ def words(name: str) -> list[str]:
 
 
 def holds(pattern: re.Pattern[str], text: str) -> bool:
-    """Whether it is found anywhere. What seems to end with a block may go on behind it: the next block begins before
-    that, and tells."""
-    for at in range(0, len(text) + 1, BLOCK):
-        end = min(at + BLOCK + _LONGEST, len(text))
-        found = pattern.search(text, at, end)
-        if found is not None and (found.end() < end or end == len(text)):
+    """Whether it is found anywhere, in any case. What seems to end with a block may go on behind it: the next block
+    begins before that, and tells. What stands before a block is seen by patterns that look back one character."""
+    if len(text) <= BLOCK:
+        return pattern.search(text.lower()) is not None
+    for at in range(0, len(text), BLOCK):
+        end = at + BLOCK + _LONGEST
+        back = text[max(0, at - 1) : at].lower()
+        part = back + text[at:end].lower()
+        found = pattern.search(part, len(back))
+        if found is not None and (found.end() < len(part) or end >= len(text)):
             return True
     return False
 
@@ -118,7 +122,7 @@ def is_dangerous(tool: str, parameters: dict[str, Any]) -> bool:
 def tool_reversibility(tool: str, parameters: dict[str, Any]) -> Reversibility:
     """What a tool call seems to do. One sign of something that cannot be undone outweighs every other."""
     named = set(words(tool))
-    values = [value.lower() for _, value in strings(parameters)]
+    values = [value for _, value in strings(parameters)]
     if named & _IRREVERSIBLE or any(holds(_IRREVERSIBLE_VALUE, value) for value in values):
         return "irreversible"
     if named & _COMPENSABLE or any(holds(_COMPENSABLE_VALUE, value) for value in values):
@@ -139,10 +143,9 @@ def _names_secret(name: str) -> bool:
 
 
 def _value_is_dangerous(name: str, value: str) -> bool:
-    lowered = value.lower()
-    if holds(_DANGEROUS_VALUE, lowered):
+    if holds(_DANGEROUS_VALUE, value):
         return True
     role = "_".join(words(name))
     if role in _PATHS:
-        return holds(_SECRET_PATH, lowered)
+        return holds(_SECRET_PATH, value)
     return role in _COMMANDS and names_any(_COMMAND_WORDS, value)

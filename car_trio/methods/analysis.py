@@ -116,37 +116,36 @@ async def verified(context: Context, asked: Verification) -> Raw:
 
 
 def _verify(asked: Verification) -> dict[str, Any]:
-    proposal = parse_strict(bytes(asked.ask.proposal))
+    proposal = parse_strict(asked.ask.proposal)
     _bound_pairs(proposal.actions, written_keys, lambda _: ())
     return verify(proposal, decoded(asked.state), asked.ask.tool_names, asked.ask.max_actions, asked.schemas)
 
 
 class Simulation(NamedTuple):
-    raw: bytes
+    proposal: Raw
     state: dict[str, Any]
 
 
 def admit_simulate(context: Context, ask: Simulate) -> Simulation:
     state = context.session.state.snapshot() if ask.initial_state is None else ask.initial_state
-    return Simulation(bytes(ask.proposal), state)
+    return Simulation(ask.proposal, state)
 
 
 async def simulated(context: Context, asked: Simulation) -> Raw:
-    size = len(asked.raw) + _size_of(asked.state)
-    return await _answered(context, size, lambda: simulate(parse_strict(asked.raw), decoded(asked.state)))
+    size = len(bytes(asked.proposal)) + _size_of(asked.state)
+    return await _answered(context, size, lambda: simulate(parse_strict(asked.proposal), decoded(asked.state)))
 
 
 async def optimized(context: Context, ask: OfProposal) -> Raw:
-    raw = bytes(ask.proposal)
-    return await _answered(context, len(raw), lambda: optimize(parse_strict(raw)))
+    return await _answered(context, len(bytes(ask.proposal)), lambda: optimize(parse_strict(ask.proposal)))
 
 
 async def compared(context: Context, ask: Equivalent) -> Raw:
-    one, other = bytes(ask.p1), bytes(ask.p2)
-    return await _answered(context, len(one) + len(other), _equivalent, one, other)
+    size = len(bytes(ask.p1)) + len(bytes(ask.p2))
+    return await _answered(context, size, _equivalent, ask.p1, ask.p2)
 
 
-def _equivalent(one: bytes, other: bytes) -> bool:
+def _equivalent(one: Raw, other: Raw) -> bool:
     return equivalent(
         parse_strict(one, "invalid proposal1 JSON: "), parse_strict(other, "invalid proposal2 JSON: ")
     )
@@ -157,7 +156,7 @@ async def transaction_checked(context: Context, ask: TransactionCheck) -> Raw:
 
 
 def _transaction_check(ask: TransactionCheck) -> dict[str, Any]:
-    proposal = parse_strict(bytes(ask.proposal))
+    proposal = parse_strict(ask.proposal)
     if len(proposal.actions) > MAX_COMPARED:
         raise _too_many("actions", len(proposal.actions), MAX_COMPARED)
     _bound_pairs(proposal.actions, lambda action: [*action.write_set, *written_keys(action)], _reads)
@@ -173,14 +172,14 @@ def _reads(action: Action) -> list[str]:
 
 
 async def classified(context: Context, ask: OfProposal) -> Raw:
-    raw = bytes(ask.proposal)
-    return await _answered(context, len(raw), lambda: permission_classify(parse_strict(raw)))
+    size = len(bytes(ask.proposal))
+    return await _answered(context, size, lambda: permission_classify(parse_strict(ask.proposal)))
 
 
 async def evaluated_for(context: Context, ask: Evaluate) -> Raw:
     """Against the tier that is named, or the connection's own, with what humans have decided."""
-    raw = bytes(ask.proposal)
-    proposal = await worked_out(context, len(raw), parse_strict, raw)
+    size = len(bytes(ask.proposal))
+    proposal = await worked_out(context, size, parse_strict, ask.proposal)
     decided = context.daemon.permissions.ledger.about(map(fingerprint, proposal.actions))
     granted = context.session.tier if ask.granted_tier is None else ask.granted_tier
-    return await _answered(context, len(raw), lambda: evaluated(proposal.actions, tier(granted), decided))
+    return await _answered(context, size, lambda: evaluated(proposal.actions, tier(granted), decided))

@@ -76,7 +76,7 @@ def _state(context: Context, ask: SubmitProposal) -> Values:
 
 async def submit(context: Context, submission: Submission) -> Answer:
     size = len(submission.raw)
-    proposal = await worked_out(context, size, parse_strict, submission.raw)
+    proposal = await worked_out(context, size, parse_strict, Raw(submission.raw))
     if len(proposal.actions) > MAX_ACTIONS:
         raise invalid_params(
             f"proposal.submit: the proposal has {len(proposal.actions)} actions, at most {MAX_ACTIONS} run; split it"

@@ -93,8 +93,16 @@ def block(document: bytes, at: int, size: int) -> bytes:
 
 
 def outside_of_strings(text: bytes) -> bytes:
-    """What is no string, of text that begins outside of one."""
-    return b"".join(plain_quotes(text).split(b'"')[::2])
+    """What is no string, of text that begins outside of one. A string may be long: it is taken in blocks."""
+    outside: list[bytes] = []
+    at, inside = 0, 0
+    while at < len(text):
+        part = block(text, at, PIECE_BYTES)
+        at += len(part)
+        parts = part.split(b'"')
+        outside += parts[inside::2]
+        inside ^= (len(parts) - 1) % 2
+    return b"".join(outside)
 
 
 def most_containers(size: int) -> int:
