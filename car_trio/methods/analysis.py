@@ -133,7 +133,9 @@ def admit_simulate(context: Context, ask: Simulate) -> Simulation:
 
 async def simulated(context: Context, asked: Simulation) -> Raw:
     size = len(bytes(asked.proposal)) + _size_of(asked.state)
-    return await _answered(context, size, lambda: simulate(parse_strict(asked.proposal), decoded(asked.state)))
+    return await _answered(
+        context, size, lambda: simulate(parse_strict(asked.proposal), decoded(asked.state))
+    )
 
 
 async def optimized(context: Context, ask: OfProposal) -> Raw:

@@ -102,11 +102,23 @@ class Outbound:
             return
         pending = b"".join(self._waiting)
         try:
-            sent = os.write(self._raw.fileno(), pending)
+            count = os.write(self._raw.fileno(), pending)
         except OSError:
-            sent = 0  # full, or gone, which the writer finds out by itself
-        self._waiting = [pending[sent:]] if sent < len(pending) else []
-        self._sent(sent)
+            count = 0  # full, or gone, which the writer finds out by itself
+        self.settle(pending, count)
+
+    def take(self, most: int) -> tuple[int, bytes] | None:
+        """What `send_now` would offer, and on which descriptor, to be offered with what others have; then `settle` has
+        to follow. `None` when that is nothing, or more than so many bytes."""
+        if not self._waiting or self._is_writing or self._raw is None or self._bytes > most:
+            return None
+        pending, self._waiting = b"".join(self._waiting), []
+        return self._raw.fileno(), pending
+
+    def settle(self, pending: bytes, count: int) -> None:
+        """So much of it the kernel took; the rest is the writer's."""
+        self._waiting = [pending[count:]] if count < len(pending) else []
+        self._sent(count)
         if self._waiting:
             self._start_writer()
 

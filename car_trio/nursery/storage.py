@@ -17,6 +17,7 @@ import trio
 from car_trio.config import Config, ConfigError
 from car_trio.methods.context import Removal
 from car_trio.nursery.limits import held_files
+from car_trio.nursery.send_queue import open_send_queue
 from car_trio.nursery.together import Together
 from car_trio.state.approvals import MAX_ENDED
 from car_trio.state.run import Ticket
@@ -238,7 +239,7 @@ async def open_store(
 
     Raises `ConfigError` when another process has the root, or when it cannot be used; then nothing was changed.
     """
-    layout, disk, health, together = Layout(config.home), disk or Disk(), Health(), Together()
+    layout, disk, health = Layout(config.home), disk or Disk(), Health()
     async with AsyncExitStack() as stack:
         try:
             layout.prepare(disk)
@@ -256,6 +257,9 @@ async def open_store(
             ) from error
         check_logs(disk, layout)
         writer = open_catalog(layout, disk)
+        if (queue := open_send_queue()) is not None:
+            stack.callback(queue.close)
+        together = Together(queue)
         journal = await stack.enter_async_context(
             open_journal(
                 layout,

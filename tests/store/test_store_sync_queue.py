@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from car_trio.store import sync_queue
+from car_trio.store import kernel_queue, sync_queue
 from car_trio.store.disk import Disk
 from car_trio.store.journal import Journal, open_journal
 from car_trio.store.layout import Layout
@@ -25,7 +25,7 @@ from tests.process.daemon_process import PATIENCE
 from tests.sim_disk import Fault, SimDisk
 from tests.store.store_scripts import LAYOUT, a_run, lines_of
 
-CALLS = sync_queue.Calls(setup=1, destroy=2, submit=3, events=4)
+CALLS = kernel_queue.Calls(setup=1, destroy=2, submit=3, events=4)
 BAD_DESCRIPTOR = 1 << 20
 
 
@@ -62,7 +62,7 @@ class Kernel:
     def submit(self, count: ctypes.c_long, addresses: Any) -> int:
         array = ctypes.cast(addresses, ctypes.POINTER(ctypes.c_void_p))
         for taken in range(min(count.value, self.at_once)):
-            request = sync_queue._Request.from_address(array[taken] or 0)
+            request = kernel_queue.Request.from_address(array[taken] or 0)
             assert request.operation == 3
             if request.descriptor in self.refused:
                 return taken or -errno.EINVAL
@@ -90,8 +90,8 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
-    monkeypatch.setattr(sync_queue, "_system_call", kernel.call)
-    monkeypatch.setattr(sync_queue, "_CALLS", {platform.machine(): CALLS})
+    monkeypatch.setattr(kernel_queue, "_system_call", kernel.call)
+    monkeypatch.setattr(kernel_queue, "_CALLS", {platform.machine(): CALLS})
     monkeypatch.setattr(sys, "platform", "linux")
     return kernel
 
