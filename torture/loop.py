@@ -138,6 +138,7 @@ def measure(verdict: Verdict, figure: str, mib: float, once: Callable[[], Told])
     told = [once()]
     while len(told) < TIMES and longest_of(told[-1]) > allowed_ms(mib) / 2 and not is_fine(told, mib):
         told.append(once())
+    verdict.counts["too long at first"] += longest_of(told[0]) > allowed_ms(mib)
     judge(verdict, figure, mib, told)
 
 
