@@ -2,7 +2,7 @@
 
 One decoding call holds the interpreter from its first byte to its last, in whatever thread it runs, and for a
 document of very many small parts that is long enough for everybody to notice. So a large document is cut at commas
-outside of strings, about every 64 KiB, wherever in its nesting these are. A piece becomes a document of its own when
+outside of strings, about every 16 KiB, wherever in its nesting these are. A piece becomes a document of its own when
 the brackets that are open where it begins are put in front of it and those open at its end are closed behind it.
 What is decoded so is grown together again along the containers that were open at the cut.
 
@@ -27,7 +27,7 @@ import msgspec
 
 T = TypeVar("T")
 
-PIECE_BYTES = 64 * 1024
+PIECE_BYTES = 16 * 1024
 
 FEW_CONTAINERS: Final = 400_000
 BYTES_A_CONTAINER: Final = 10
