@@ -4,7 +4,8 @@ Instruments in the daemon's own loop time every step of every task and a heart t
 (`torture.watched`). Each shape of value goes into each method that takes large input (`torture.loop_shapes`), beside
 all that the daemon can do otherwise (`torture.load`) and a client that must have its answers. Allowed are 50 ms up to
 4 MiB and 15 ms more for each MiB above. A message that seems to take longer is sent again a few times and the shortest
-counts, because the machine's other work can only lengthen it.
+counts, because the machine's other work, and what else the daemon had to do just then, can only lengthen it. How many
+that were is told.
 """
 
 from __future__ import annotations
