@@ -111,7 +111,7 @@ def admit_verify(context: Context, ask: Verify) -> Verification:
 
 
 async def verified(context: Context, asked: Verification) -> Raw:
-    size = len(bytes(asked.ask.proposal)) + _size_of(asked.state)
+    size = len(asked.ask.proposal) + _size_of(asked.state)
     return await _answered(context, size, _verify, asked)
 
 
@@ -132,18 +132,18 @@ def admit_simulate(context: Context, ask: Simulate) -> Simulation:
 
 
 async def simulated(context: Context, asked: Simulation) -> Raw:
-    size = len(bytes(asked.proposal)) + _size_of(asked.state)
+    size = len(asked.proposal) + _size_of(asked.state)
     return await _answered(
         context, size, lambda: simulate(parse_strict(asked.proposal), decoded(asked.state))
     )
 
 
 async def optimized(context: Context, ask: OfProposal) -> Raw:
-    return await _answered(context, len(bytes(ask.proposal)), lambda: optimize(parse_strict(ask.proposal)))
+    return await _answered(context, len(ask.proposal), lambda: optimize(parse_strict(ask.proposal)))
 
 
 async def compared(context: Context, ask: Equivalent) -> Raw:
-    size = len(bytes(ask.p1)) + len(bytes(ask.p2))
+    size = len(ask.p1) + len(ask.p2)
     return await _answered(context, size, _equivalent, ask.p1, ask.p2)
 
 
@@ -154,7 +154,7 @@ def _equivalent(one: Raw, other: Raw) -> bool:
 
 
 async def transaction_checked(context: Context, ask: TransactionCheck) -> Raw:
-    return await _answered(context, len(bytes(ask.proposal)), _transaction_check, ask)
+    return await _answered(context, len(ask.proposal), _transaction_check, ask)
 
 
 def _transaction_check(ask: TransactionCheck) -> dict[str, Any]:
@@ -174,13 +174,13 @@ def _reads(action: Action) -> list[str]:
 
 
 async def classified(context: Context, ask: OfProposal) -> Raw:
-    size = len(bytes(ask.proposal))
+    size = len(ask.proposal)
     return await _answered(context, size, lambda: permission_classify(parse_strict(ask.proposal)))
 
 
 async def evaluated_for(context: Context, ask: Evaluate) -> Raw:
     """Against the tier that is named, or the connection's own, with what humans have decided."""
-    size = len(bytes(ask.proposal))
+    size = len(ask.proposal)
     proposal = await worked_out(context, size, parse_strict, ask.proposal)
     decided = context.daemon.permissions.ledger.about(map(fingerprint, proposal.actions))
     granted = context.session.tier if ask.granted_tier is None else ask.granted_tier

@@ -7,8 +7,8 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -126,7 +126,8 @@ class Peers:
             )
         )
 
-    async def read(self, end: socket.socket, size: int) -> bytes:
+    @staticmethod
+    async def read(end: socket.socket, size: int) -> bytes:
         said = b""
         with trio.fail_after(PATIENCE):
             while len(said) < size:
@@ -135,145 +136,127 @@ class Peers:
         return said
 
 
+@asynccontextmanager
+async def connected(
+    queue: SendQueue | None, count: int, pair: Callable[[], Pair] = unix_pair
+) -> AsyncGenerator[Peers]:
+    with ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            peers = Peers(stack, nursery, queue)
+            for _ in range(count):
+                peers.add(pair)
+            yield peers
+
+
 @pytest.mark.parametrize("pair", [unix_pair, tcp_pair])
 @pytest.mark.parametrize("count", [1, FEW, FEW + 1, SLOTS, MANY])
 @pytest.mark.parametrize("size", [1, 2000, PLACE_BYTES - 1, PLACE_BYTES + 1])
 async def test_everybody_gets_what_was_posted_and_in_its_order(
     queue: SendQueue, pair: Callable[[], Pair], count: int, size: int
 ) -> None:
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, queue)
-            for _ in range(count):
-                peers.add(pair)
-            expected = [b"%d:" % number + b"x" * (size if number % 3 == 0 else 10) for number in range(count)]
-            with peers.together:
-                for out, text in zip(peers.outs, expected, strict=True):
-                    out.add([text])
-                    out.add([b"|", b"more"])
-            for end, text in zip(peers.ends, expected, strict=True):
-                assert await peers.read(end, len(text) + 5) == text + b"|more"
+    async with connected(queue, count, pair) as peers:
+        expected = [b"%d:" % number + b"x" * (size if number % 3 == 0 else 10) for number in range(count)]
+        with peers.together:
+            for out, text in zip(peers.outs, expected, strict=True):
+                out.add([text])
+                out.add([b"|", b"more"])
+        for end, text in zip(peers.ends, expected, strict=True):
+            assert await peers.read(end, len(text) + 5) == text + b"|more"
 
 
 async def test_all_of_a_stretch_leave_by_one_call(kernel: Kernel) -> None:
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, open_send_queue())
-            for _ in range(MANY):
-                peers.add(unix_pair)
-            with peers.together:
-                for out in peers.outs:
-                    out.add([b"text"])
-            assert kernel.submits == [SLOTS, MANY - SLOTS]
-            kernel.submits.clear()
-            with peers.together:
-                for out in peers.outs[:FEW]:
-                    out.add([b"text"])
-            assert kernel.submits == []
-            with peers.together:
-                for out in peers.outs[: FEW + 1]:
-                    out.add([b"text"])
-            assert kernel.submits == [FEW + 1]
+    async with connected(open_send_queue(), MANY) as peers:
+        with peers.together:
+            for out in peers.outs:
+                out.add([b"text"])
+        assert kernel.submits == [SLOTS, MANY - SLOTS]
+        kernel.submits.clear()
+        with peers.together:
+            for out in peers.outs[:FEW]:
+                out.add([b"text"])
+        assert kernel.submits == []
+        with peers.together:
+            for out in peers.outs[: FEW + 1]:
+                out.add([b"text"])
+        assert kernel.submits == [FEW + 1]
 
 
 async def test_the_postman_hands_over_many_by_one_call(kernel: Kernel) -> None:
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, open_send_queue())
-            nursery.start_soon(peers.together.deliver)
-            for _ in range(MANY):
-                peers.add(unix_pair)
-            for out in peers.outs:
-                out.add([b"text"])
-            await wait_all_tasks_blocked()
-            assert kernel.submits == [SLOTS, MANY - SLOTS]
-            nursery.cancel_scope.cancel()
+    async with connected(open_send_queue(), MANY) as peers, trio.open_nursery() as nursery:
+        nursery.start_soon(peers.together.deliver)
+        for out in peers.outs:
+            out.add([b"text"])
+        await wait_all_tasks_blocked()
+        assert kernel.submits == [SLOTS, MANY - SLOTS]
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_stands_there_twice_sends_once(queue: SendQueue) -> None:
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, queue)
-            peers.add(unix_pair)
-            (out,) = peers.outs
-            out.in_turn = True  # so that it stands nowhere yet
-            out.add([b"text"])
-            queue.send([out] * (FEW + 2))
-            assert peers.ends[0].recv(100) == b"text"
-            with pytest.raises(BlockingIOError):
-                peers.ends[0].recv(100)
+    async with connected(queue, 1) as peers:
+        (out,) = peers.outs
+        out.in_turn = True  # so that it stands nowhere yet
+        out.add([b"text"])
+        queue.send([out] * (FEW + 2))
+        assert peers.ends[0].recv(100) == b"text"
+        with pytest.raises(BlockingIOError):
+            peers.ends[0].recv(100)
 
 
 async def test_what_a_peer_has_no_room_for_follows_when_it_reads_and_the_others_do_not_wait(
     queue: SendQueue,
 ) -> None:
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, queue)
-            for _ in range(10):
-                peers.add(tcp_pair)
-            slow = 4
-            texts = [b"%04d" % number * 10_000 for number in range(300)]
-            for text in texts:
-                with peers.together:
-                    for number, out in enumerate(peers.outs):
-                        out.add([text if number == slow else b"text"])
-            for number, end in enumerate(peers.ends):
-                if number != slow:
-                    assert await peers.read(end, 4 * len(texts)) == b"text" * len(texts)
-            assert await peers.read(peers.ends[slow], 40_000 * len(texts)) == b"".join(texts)
+    async with connected(queue, 10, tcp_pair) as peers:
+        slow = 4
+        texts = [b"%04d" % number * 10_000 for number in range(300)]
+        for text in texts:
+            with peers.together:
+                for number, out in enumerate(peers.outs):
+                    out.add([text if number == slow else b"text"])
+        for number, end in enumerate(peers.ends):
+            if number != slow:
+                assert await peers.read(end, 4 * len(texts)) == b"text" * len(texts)
+        assert await peers.read(peers.ends[slow], 40_000 * len(texts)) == b"".join(texts)
     assert peers.cuts == []
 
 
 async def test_a_peer_that_is_gone_keeps_nothing_from_the_others(queue: SendQueue) -> None:
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, queue)
-            for _ in range(10):
-                peers.add(unix_pair)
-            peers.ends[3].close()
-            stream: Any = peers.outs[6]._stream
-            stream.socket.close()
-            with peers.together:
-                for out in peers.outs:
-                    out.add([b"text"])
-            await wait_all_tasks_blocked()
-            assert [number for number, out in enumerate(peers.outs) if out.dead] == [3, 6]
-            for number, end in enumerate(peers.ends):
-                if number not in (3, 6):
-                    assert end.recv(100) == b"text"
+    async with connected(queue, 10) as peers:
+        peers.ends[3].close()
+        stream: Any = peers.outs[6]._stream
+        stream.socket.close()
+        with peers.together:
+            for out in peers.outs:
+                out.add([b"text"])
+        await wait_all_tasks_blocked()
+        assert [number for number, out in enumerate(peers.outs) if out.dead] == [3, 6]
+        for number, end in enumerate(peers.ends):
+            if number not in (3, 6):
+                assert end.recv(100) == b"text"
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
 async def test_what_the_kernel_does_not_take_is_sent_all_the_same(kernel: Kernel, at_once: int) -> None:
     kernel.at_once = at_once
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, open_send_queue())
-            for _ in range(10):
-                peers.add(unix_pair)
-            streams: list[Any] = [out._stream for out in peers.outs]
-            kernel.refused = {streams[number].socket.fileno() for number in (0, 4, 5, 9)}
-            with peers.together:
-                for out in peers.outs:
-                    out.add([b"text"])
-            for end in peers.ends:
-                assert await peers.read(end, 4) == b"text"
+    async with connected(open_send_queue(), 10) as peers:
+        streams: list[Any] = [out._stream for out in peers.outs]
+        kernel.refused = {streams[number].socket.fileno() for number in (0, 4, 5, 9)}
+        with peers.together:
+            for out in peers.outs:
+                out.add([b"text"])
+        for end in peers.ends:
+            assert await peers.read(end, 4) == b"text"
 
 
-async def test_nothing_is_offered_while_a_writer_is_at_work_or_to_a_dead_one(queue: SendQueue) -> None:
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            peers = Peers(stack, nursery, queue)
-            peers.add(unix_pair)
-            (out,) = peers.outs
-            assert out.take(HARD_LIMIT) is None
-            out.add([b"x" * 3_000_000], at_once=True)
-            assert out.take(HARD_LIMIT) is None
-            await wait_all_tasks_blocked()
-            out.add([b"later"])
-            assert out.take(HARD_LIMIT) is None
-            assert await peers.read(peers.ends[0], 3_000_005) == b"x" * 3_000_000 + b"later"
+async def test_nothing_is_offered_when_nothing_waits_or_while_a_writer_is_at_work(queue: SendQueue) -> None:
+    async with connected(queue, 1) as peers:
+        (out,) = peers.outs
+        assert out.take(HARD_LIMIT) is None
+        out.add([b"x" * 3_000_000], at_once=True)
+        assert out.take(HARD_LIMIT) is None
+        await wait_all_tasks_blocked()
+        out.add([b"later"])
+        assert out.take(HARD_LIMIT) is None
+        assert await peers.read(peers.ends[0], 3_000_005) == b"x" * 3_000_000 + b"later"
 
 
 def test_there_is_none_where_the_kernel_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
